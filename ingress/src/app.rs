@@ -1,8 +1,14 @@
-//! Puts ingress together, runs it and takes it apart again.
+//! Starts ingress, runs it, and shuts it down.
 //!
-//! Guarantee: a stop loses nothing that was answered and cuts off nobody who can still be answered: not ready first,
-//! then no new connections, then the requests in progress get their answers, then the batcher is empty, all within
-//! `SHUTDOWN_GRACE_MS`.
+//! # Guarantees
+//!
+//! - A shutdown loses no accepted event and answers every request in progress, within
+//!   `SHUTDOWN_GRACE_MS`. (`stopping_ingress_answers_requests_in_flight`)
+//!
+//! # Design
+//!
+//! The order of a shutdown: `/ready` fails, new connections are refused, requests in progress are
+//! answered, the batcher drains.
 
 use std::io;
 use std::net::SocketAddr;
@@ -34,74 +40,75 @@ use crate::redis_gate::{self, RedisGate, RedisMismatchError};
 use crate::server::IngressServer;
 use crate::targets::{LiveTargets, TargetDefaults};
 
-/// How long a start waits for Redis before it goes on without.
+/// Time that a start waits for Redis before it continues without it.
 const STARTUP_WAIT: Duration = Duration::from_millis(500);
-/// How long the batcher may take once nobody waits for it any more, however short the grace is.
+/// Least time for the batcher to drain after the last request, even if no grace is left.
 const DRAIN_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// What handlers share.
+/// State that all handlers share.
 pub(crate) struct AppState {
-    /// Who may send.
+    /// Platforms by the names in paths.
     pub(crate) targets: LiveTargets,
-    /// What happens to what they send.
+    /// Ingest path of verified webhooks.
     pub(crate) pipeline: Pipeline,
-    /// What admin routes ask for.
+    /// Token of the admin routes.
     pub(crate) admin_token: Option<AdminToken>,
-    /// What the routes of statistics read.
+    /// Source of the statistics routes.
     pub(crate) statistics: StatisticsSource,
-    /// Where processed events go.
+    /// Destinations of processed events.
     pub(crate) outbound: OutboundState,
 }
 
-/// Why ingress cannot start, or had to stop.
+/// Reason why ingress cannot start or had to stop.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    /// `REDIS_URL` can never connect.
+    /// `REDIS_URL` cannot be used.
     #[error("REDIS_URL: {0}")]
     Redis(#[from] RedisUrlError),
-    /// A Redis that must not be written to.
+    /// This Redis must not be written to.
     #[error(transparent)]
     Mismatch(#[from] RedisMismatchError),
-    /// An address that cannot be listened on.
+    /// The address cannot be bound.
     #[error("{variable}: cannot listen on {address}")]
     Bind {
-        /// Where it was configured.
+        /// Variable that configured the address.
         variable: &'static str,
-        /// The address.
+        /// Address to bind.
         address: SocketAddr,
-        /// What the system says.
+        /// Error of the operating system.
         source: io::Error,
     },
-    /// Metrics are installed already, or cannot be.
-    #[error("metrics cannot be set up")]
+    /// The metrics recorder cannot be installed.
+    #[error("metrics recorder cannot be installed")]
     Metrics(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// Nothing can be sent to destinations.
+    /// The HTTP client for destinations cannot be built.
     #[error(transparent)]
     Outbound(#[from] ClientSetupError),
-    /// The HTTP server ended by itself.
+    /// The HTTP server stopped with an error.
     #[error("the HTTP server failed")]
     Server(#[source] io::Error),
-    /// A part ended that should never end.
+    /// A task ended that must run until shutdown.
     #[error("{0} ended unexpectedly")]
     Ended(&'static str),
 }
 
 impl RunError {
-    /// Whether another configuration is what it takes.
+    /// Returns true if the configuration has to be changed.
     #[must_use]
     pub fn is_configuration(&self) -> bool {
         matches!(self, Self::Redis(_) | Self::Mismatch(_) | Self::Bind { .. })
     }
 }
 
-/// Runs ingress until `stop` is cancelled; once per process, on the runtime that is to drive Redis. Redis need not be
-/// there.
+/// Runs ingress until `stop` is cancelled. Redis does not have to be available.
+///
+/// Call it once per process, on the runtime that is to drive Redis.
 ///
 /// # Errors
-/// Why it cannot run.
+/// See [`RunError`].
 pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError> {
     let prometheus = shared::metrics::install().map_err(|error| RunError::Metrics(error.into()))?;
-    // What the requests in progress still need is stopped after them.
+    // Requests in progress still need these tasks, so they are stopped last.
     let background = CancellationToken::new();
     let _ends_with_this = background.clone().drop_guard();
     shared::metrics::spawn_upkeep(prometheus.clone(), background.clone());
@@ -134,12 +141,12 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError
     })?;
     tokio::select! {
         opened = gate.wait_open(STARTUP_WAIT) => if let Err(reason) = opened {
-            tracing::warn!(reason, "starting all the same; webhooks are refused until this has changed");
+            tracing::warn!(reason, "Redis is not ready; starting anyway and answering 503");
         },
         ended = &mut watching => return Err(watch_ended(ended)),
     }
     let mut known = live.subscribe();
-    // Without it, platforms that are registered are refused with 503 for a moment.
+    // Until registrations are read, requests for registered platforms get 503.
     let _ = timeout(STARTUP_WAIT, known.wait_for(Option::is_some)).await;
     let grace = config.common.shutdown_grace;
     let (server, serving, following, targets) =
@@ -220,7 +227,7 @@ fn log_platforms(targets: &LiveTargets) {
     let platforms = targets.configured();
     let platforms: Vec<_> = platforms.iter().map(PlatformName::as_str).collect();
     match platforms.as_slice() {
-        [] => tracing::warn!("no platform is configured: every webhook will be refused"),
+        [] => tracing::warn!("no platform is configured; refusing every webhook"),
         platforms => tracing::info!(platforms = platforms.join(" "), "receiving webhooks"),
     }
 }
@@ -235,9 +242,7 @@ fn readiness(
         _ if stop.is_cancelled() => Err("shutting down".to_owned()),
         _ if !listening.load(Ordering::Acquire) => Err("not listening yet".to_owned()),
         Some(reason) => Err(reason),
-        None if live.current().is_none() => {
-            Err("what is registered has not been read yet".to_owned())
-        }
+        None if live.current().is_none() => Err("registrations have not been read yet".to_owned()),
         None => Ok(()),
     })
 }
@@ -245,11 +250,11 @@ fn readiness(
 fn watch_ended(ended: Result<Result<(), RedisMismatchError>, JoinError>) -> RunError {
     match ended {
         Ok(Err(mismatch)) => RunError::Mismatch(mismatch),
-        Ok(Ok(())) | Err(_) => RunError::Ended("the watch over Redis"),
+        Ok(Ok(())) | Err(_) => RunError::Ended("the task that watches Redis"),
     }
 }
 
-/// What runs.
+/// Tasks that run until shutdown.
 struct IngressTasks {
     server: ServerHandle,
     serving: ServerTask,
@@ -259,7 +264,7 @@ struct IngressTasks {
 }
 
 impl IngressTasks {
-    /// Waits for a part that ends although nobody asked.
+    /// Waits for a task that ends without having been asked to.
     async fn failed(&mut self) -> RunError {
         tokio::select! {
             ended = &mut self.serving => match ended {
@@ -267,7 +272,7 @@ impl IngressTasks {
                 Ok(Ok(())) | Err(_) => RunError::Ended("the HTTP server"),
             },
             _ = &mut self.batching => RunError::Ended("the batcher"),
-            _ = &mut self.following => RunError::Ended("the watch over registrations"),
+            _ = &mut self.following => RunError::Ended("the task that follows registrations"),
             ended = &mut self.watching => watch_ended(ended),
         }
     }
@@ -275,14 +280,16 @@ impl IngressTasks {
     async fn stop(self, grace: Duration, flush: CancellationToken) {
         let until = Instant::now() + grace;
         if timeout(grace, self.server.stop(true)).await.is_err() {
-            tracing::warn!("requests were still in progress when the grace was over");
+            tracing::warn!("shutdown grace expired with requests in progress; dropping them");
             drop(self.server.stop(false));
         }
         flush.cancel();
         let rest = until.saturating_duration_since(Instant::now()).max(DRAIN_TIMEOUT);
-        // The batcher may have ended already: it does so, too, when nobody is left who could ask it.
+        // The batcher also ends by itself, once no sender is left.
         if !self.batching.is_finished() && timeout(rest, self.batching).await.is_err() {
-            tracing::warn!("events were still on their way to Redis when the grace was over");
+            tracing::warn!(
+                "shutdown grace expired with events on their way to Redis; dropping them"
+            );
         }
         tracing::info!("stopped");
     }

@@ -1,12 +1,20 @@
-//! What stands before the application: what holds for every request, and the short way for webhooks.
+//! Dispatches each request to the webhook handler directly, or to the router.
 //!
-//! Guarantee: whatever came after its connection's end was announced is refused, and a connection is not silent while a
-//! request is going on. A webhook that is posted to a known platform goes straight to its handler; everything else
-//! goes to the table of routes, which would bring the webhook to the same. Paths are brought to the
-//! routes' spelling, and offers of another protocol are declined, here and nowhere else.
+//! # Guarantees
 //!
-//! It stands before actix-web, and not inside, for what that costs every request: a context that is filled and emptied
-//! again, a router of regular expressions, and layers of which each makes and moves a future of its own.
+//! - A request behind the announced end of its connection is refused.
+//!   (`pipelined_request_after_connection_close_has_no_effect`)
+//! - A connection with a request in progress does not count as idle.
+//!   (`longest_idle_connection_is_evicted_not_a_busy_one`)
+//! - The direct path reaches the same handler as the router.
+//!   (`fast_path_reaches_the_same_handler_as_the_router`)
+//! - Paths are normalized, and offers of another protocol are declined, for every request.
+//!   (`extra_slashes_lead_to_the_same_route`)
+//!
+//! # Design
+//!
+//! This runs before actix-web, not as its middleware. It saves webhooks a pooled request context, a
+//! router of regular expressions, and one future per middleware layer.
 
 use std::future::ready;
 use std::sync::Arc;
@@ -28,7 +36,7 @@ use crate::routes::{self, PathForm};
 use crate::targets::IngestTarget;
 use crate::upgrade;
 
-/// Answers `request`, mostly by way of `application`.
+/// Answers `request`, by the direct path or through `application`.
 pub(crate) fn dispatch<S>(
     mut request: Request,
     application: &S,
@@ -84,7 +92,8 @@ where
     })
 }
 
-/// The platform that a webhook is posted to, where no look at what is registered is needed to tell.
+/// Returns the platform that a webhook is posted to, if it is known without a read of
+/// registrations.
 fn direct_target(request: &Request, ingress: &AppState) -> Option<Arc<IngestTarget>> {
     ingress.targets.find(routes::direct_platform_name(request.head())?)
 }

@@ -1,18 +1,19 @@
-//! What an effect reads from a body, column by column, for those who explain a definition or make a body for it.
+//! Describes the columns that an effect sets, for `check-platform` and `send-test`.
 
 use shared::platform::{Effect, Pointer};
 
-/// One effect, spelled out.
+/// Effect with its columns.
 pub(crate) struct EffectDescription<'p> {
-    /// Its name in definitions.
+    /// Name in definitions.
     pub(crate) name: &'static str,
-    /// What it says whatever the body holds: column and value.
+    /// Columns with a fixed value.
     pub(crate) fixed: Vec<(&'static str, String)>,
-    /// What it reads: column and pointers, of which the first present counts.
+    /// Columns that are read from the body, and their pointers. The first pointer with a value
+    /// counts.
     pub(crate) read: Vec<(String, &'p [Pointer])>,
 }
 
-/// Spells `effect` out.
+/// Describes `effect`.
 pub(crate) fn describe_effect(effect: &Effect) -> EffectDescription<'_> {
     let mut parts = EffectDescription { name: "log", fixed: Vec::new(), read: Vec::new() };
     match effect {

@@ -1,9 +1,18 @@
-//! The one place that maps what can go wrong to HTTP: status, `errcode`, text, headers, metric outcome and log line.
+//! Maps every error to its HTTP response, metric outcome and log line.
 //!
-//! Guarantee: every refusal has one `erresid`, in its body and in its log line, which is at DEBUG where
-//! one of the same kind was logged just before. No text holds a secret, a signature or
-//! a value from the body. A 4xx is answered only for what must not come again: what is our fault is a 5xx, so that the
-//! sender keeps the event.
+//! # Guarantees
+//!
+//! - Every refusal has one `erresid`, in the response and in the log line.
+//!   (`erresid_differs_between_refusals`)
+//! - No text holds a secret, a signature or a value from the body.
+//!   (`outputs_hold_no_secret_signature_or_body`)
+//! - A 4xx is answered only to a request that must not be repeated. A failure of our own is a 5xx,
+//!   so that the provider sends the event again. (`error_responses_match_the_contract`)
+//!
+//! # Design
+//!
+//! During an outage, repeated refusals of one kind are logged at DEBUG and counted; see
+//! [`LogSummary`].
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -30,92 +39,92 @@ use crate::pipeline::EnqueueError;
 use crate::pipeline::identify::IdentifyError;
 use crate::targets::IngestTarget;
 
-/// How long a sender should wait before it tries again when something of ours is not available, in seconds: short
-/// enough for senders that give an event up after half a minute, long enough to be no stampede.
+/// `Retry-After` while a dependency is unavailable, in seconds. Some providers give an event up
+/// after half a minute; a shorter time would cause a stampede.
 const RETRY_AFTER_S: u64 = 5;
 
-/// An outage refuses every request, and one line says so.
+/// Limits the log lines of refusals during an outage.
 static REFUSALS: LogSummary = LogSummary::new();
 
-/// Why a request is refused. Its text is what the sender is told.
+/// Reason for which a request is refused. Its text is the `errmesg` of the response.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     /// The path names no defined platform.
     #[error("Unsupported webhook platform")]
     UnsupportedPlatform {
-        /// What it names, cut; for the log.
+        /// Name in the path, shortened for the log.
         name: String,
     },
-    /// `enabled = false`.
+    /// The platform has `enabled = false`.
     #[error("Webhook platform disabled")]
     PlatformDisabled,
-    /// Defined, but there is nothing to verify with.
+    /// The platform has no secret.
     #[error("Webhook signing secret not configured")]
     ConfigMissing,
-    /// Declared or real size.
+    /// The declared or the real size exceeds the bound.
     #[error("Webhook body larger than {limit} bytes")]
     PayloadTooLarge {
         /// `MAX_BODY_BYTES`.
         limit: usize,
     },
-    /// A content coding that is not decoded here.
+    /// The content encoding cannot be decoded.
     #[error("Webhook content encoding not supported")]
     UnsupportedEncoding,
     /// The body did not arrive within `BODY_TIMEOUT_MS`.
     #[error("Webhook body did not arrive in time")]
     BodyTimeout,
-    /// The body ended early, or is not framed as HTTP demands.
+    /// The body ended early or violates the framing of HTTP.
     #[error("Request body could not be read")]
     BodyBroken(#[source] actix_web::error::PayloadError),
-    /// More bytes or requests in flight than this replica holds.
+    /// This replica has too many bytes or requests in flight.
     #[error("Webhook receiver overloaded")]
     Busy,
-    /// Not genuine.
+    /// The signature does not verify.
     #[error("{}", .0.message())]
     Signature(signature::Refusal),
-    /// Genuine but for its time, and our clock is the one to doubt.
+    /// The signature verifies except for its time, and this host's clock may be wrong.
     #[error("Webhook temporarily not accepted")]
     ClockInDoubt(ClockDoubt),
-    /// Genuine, but not an event.
+    /// The request verifies, but is not an event.
     #[error("Invalid webhook payload: {0}")]
     InvalidPayload(IdentifyError),
-    /// A hub asked for a subscription that nobody means.
+    /// A hub asked about a subscription that is not declared.
     #[error("Subscription not confirmed")]
     SubscriptionRefused,
-    /// Over the platform's limit.
+    /// The platform's rate limit is exceeded.
     #[error("Webhook rate limit exceeded")]
     RateLimited {
-        /// Seconds until one more may be accepted, at least 1.
+        /// Seconds until one more event may be accepted, at least 1.
         retry_after_s: u64,
     },
-    /// `MAX_BACKLOG` reached.
+    /// The stream holds `MAX_BACKLOG` entries.
     #[error("Webhook backlog full")]
     BacklogFull,
-    /// `DLQ_MAX_LEN` reached by a request that would become a dead letter.
+    /// The platform has `DLQ_MAX_LEN` dead letters, and the request would become one more.
     #[error("Webhook dead letters full")]
     DeadLettersFull,
-    /// Redis is away, or was not asked in time: certainly not queued.
+    /// Redis is unavailable, or there was no time left to call it. Certainly not queued.
     #[error("Webhook queue not available")]
     QueueUnavailable(&'static str),
-    /// Redis refused: certainly not queued.
+    /// Redis refused the call. Certainly not queued.
     #[error("Webhook queue not available")]
     QueueRefused(#[source] CallError),
-    /// Redis's answer was lost: it may be queued.
+    /// The reply of Redis was lost. The event may be queued.
     #[error("Webhook queue did not answer")]
     ResultUnknown(Option<CallError>),
-    /// An admin route without the right token.
+    /// The admin token is missing or wrong.
     #[error("{0}")]
     Admin(AdminAuthError),
-    /// A request to a route of our own that makes no sense.
+    /// The request to one of our own routes is invalid.
     #[error("{0}")]
     InvalidRequest(String),
-    /// A request behind one that was answered as the last of its connection: certainly not queued.
+    /// The request came behind the last one of its connection. Certainly not queued.
     #[error("Connection is closing; send the request again on a new one")]
     AfterClose,
-    /// A change of what is registered that contradicts what is there.
+    /// The change contradicts an existing definition.
     #[error("{0}")]
     Conflict(String),
-    /// Secrets can be kept in no way that is allowed.
+    /// There is no permitted way to store secrets.
     #[error(
         "Platforms cannot be registered: neither SECRETS_KEY nor ALLOW_PLAINTEXT_SECRETS is set"
     )]
@@ -123,18 +132,18 @@ pub(crate) enum Error {
     /// No such route.
     #[error("Not found")]
     NotFound,
-    /// The route exists, for other methods.
+    /// The route exists, but not for this method.
     #[error("Method not allowed")]
     MethodNotAllowed {
-        /// Those methods.
+        /// Methods of the route.
         allow: &'static str,
     },
-    /// A fault of this program.
+    /// A bug in this program.
     #[error("Internal error")]
     Internal,
 }
 
-/// What HTTP, metrics and log make of an [`Error`].
+/// Status, code and outcome of an [`Error`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct ErrorSpec {
     status: u16,
@@ -153,48 +162,48 @@ impl ErrorSpec {
     }
 }
 
-/// What every error is answered with.
+/// Body of every error response.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Error)]
 pub(crate) struct ErrorResponse<'a> {
     /// False.
     success: bool,
-    /// Which error it is.
+    /// Code of the error.
     errcode: &'a str,
-    /// The same in words. Never a secret, a signature or a value from the body.
+    /// Error in words. Never holds a secret, a signature or a value from the body.
     errmesg: &'a str,
-    /// Which answer it is: the line in the log has it too.
+    /// Id of this response. The log line has it, too.
     #[schema(pattern = "^[0-9a-f]{8,32}$")]
     erresid: &'a str,
 }
 
-/// An answer as a client would see it.
+/// Response as a client gets it.
 pub(crate) struct RenderedError {
     /// Status and headers.
     pub(crate) head: HttpResponse,
-    /// Which error it is.
+    /// Code of the error.
     pub(crate) errcode: &'static str,
-    /// The body, JSON.
+    /// JSON body.
     pub(crate) body: Vec<u8>,
 }
 
 impl Error {
-    /// The request names `name`, which is nobody.
+    /// Creates the error for a path that names the undefined platform `name`.
     pub(crate) fn unsupported_platform(name: &str) -> Self {
         Self::UnsupportedPlatform { name: name.chars().take(64).collect() }
     }
 
-    /// What the request counts as; `None` for what is no webhook.
+    /// Returns the metric outcome. `None`: the request is not a webhook.
     pub(crate) fn outcome(&self) -> Option<RequestOutcome> {
         self.spec().outcome
     }
 
-    /// Which error it is.
+    /// Returns the code of the error.
     pub(crate) fn errcode(&self) -> &'static str {
         self.spec().errcode
     }
 
-    /// Whether other bytes under the same headers might have been genuine.
+    /// Returns true if the decoded body could still verify.
     pub(crate) fn could_verify_after_decoding(&self) -> bool {
         matches!(self, Self::Signature(refusal) if refusal.depends_on_body())
     }
@@ -202,7 +211,8 @@ impl Error {
     fn spec(&self) -> ErrorSpec {
         use RequestOutcome as Outcome;
         match self {
-            // The label `unknown` says which platform; as an outcome it is closest to one that is switched off.
+            // The label `unknown` already says that no platform is meant; this outcome is the
+            // closest one.
             Self::UnsupportedPlatform { .. } => {
                 spec(404, "E_WEBHOOK_UNSUPPORTED_PLATFORM", Some(Outcome::NotConfigured))
             }
@@ -253,7 +263,7 @@ impl Error {
             Self::Admin(AdminAuthError::Missing) => spec(401, "E_ADMIN_FORBIDDEN", None),
             Self::Admin(AdminAuthError::Forbidden) => spec(403, "E_ADMIN_FORBIDDEN", None),
             Self::InvalidRequest(_) => spec(400, "E_INVALID_REQUEST", None),
-            // A 4xx is final to some senders.
+            // Some senders take a 4xx as final.
             Self::AfterClose => spec(503, "E_WEBHOOK_QUEUE_ERROR", None).with_retry_after(1),
             Self::Conflict(_) => spec(409, "E_INVALID_REQUEST", None),
             Self::CannotRegister => spec(503, "E_REGISTRATION_UNAVAILABLE", None),
@@ -263,8 +273,8 @@ impl Error {
         }
     }
 
-    /// Answers and logs it. `target` is the platform that was asked for, if it is known; `unread` is what is left of
-    /// the request's body, behind which nothing more is read.
+    /// Logs the error and builds its response. `target` is the platform, if known. `unread` is the
+    /// rest of the request's body; nothing behind it is read.
     pub(crate) fn respond(
         &self,
         target: Option<&IngestTarget>,
@@ -275,14 +285,14 @@ impl Error {
         self.log(&facts, target, &erresid);
         let body = self.body(&facts, &erresid).into();
         let mut head = self.head(&facts, target);
-        // actix says so, too, but nobody else would know.
+        // actix also closes the connection, but does not announce it.
         if !is_drained(&mut unread) {
             head.force_close();
         }
         head.body(RefusalBody { left: body, _unread: unread })
     }
 
-    /// What a client would be answered, for the description of the interface; nothing is logged.
+    /// Returns the response without logging it, for the OpenAPI document.
     pub(crate) fn rendered(&self) -> RenderedError {
         let facts = self.spec();
         let body = self.body(&facts, "000000000000");
@@ -351,7 +361,8 @@ impl Error {
                 errcode,
                 platform,
                 ?doubt,
-                "a genuine request is outside its tolerance by this host's clock, which may be wrong; set the clock"
+                "correct signature is outside its tolerance, but this host's clock may be wrong; \
+                 answering 503 until the clock is set"
             ),
             Self::UnsupportedPlatform { name } => {
                 tracing::warn!(erresid, errcode, platform, asked = ?name, "{self}")
@@ -372,7 +383,7 @@ impl Error {
     }
 }
 
-/// Whether nothing is left of a body. What has come in of it is thrown away.
+/// Returns true if the body is complete. Discards the bytes that have arrived.
 fn is_drained(body: &mut Payload) -> bool {
     loop {
         match body.next().now_or_never() {
@@ -383,9 +394,10 @@ fn is_drained(body: &mut Payload) -> bool {
     }
 }
 
-/// A refusal's text, which keeps hold of the rest of the request's body: actix reads on for ever through a chunked body
-/// that was dropped, but closes the connection over one that is still held when the answer has been written, after a
-/// moment in which the sender can read it.
+/// Body of an error response, which keeps the rest of the request's body alive.
+///
+/// actix reads a dropped chunked body to its end, however long. If the body is still alive after
+/// the response was written, actix closes the connection after a short time.
 struct RefusalBody {
     left: Bytes,
     _unread: Payload,
@@ -411,14 +423,14 @@ impl From<EnqueueError> for Error {
     fn from(lost: EnqueueError) -> Self {
         match lost {
             EnqueueError::Full => Self::Busy,
-            EnqueueError::Expired => Self::QueueUnavailable("Redis could not be asked in time"),
+            EnqueueError::Expired => Self::QueueUnavailable("Redis was not called in time"),
             EnqueueError::NotRun(fault) => Self::QueueRefused(fault),
             EnqueueError::Unknown(fault) => Self::ResultUnknown(fault),
         }
     }
 }
 
-/// `wait` in whole seconds, rounded up, at least 1.
+/// Returns `wait` in whole seconds, rounded up, at least 1.
 pub(crate) fn retry_after(wait: Duration) -> u64 {
     u64::try_from(wait.as_millis().div_ceil(1000)).unwrap_or(u64::MAX).max(1)
 }

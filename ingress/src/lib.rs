@@ -1,8 +1,14 @@
-//! Ingress: takes webhooks, checks that they are genuine, and queues each one once.
+//! Receives webhooks, verifies them, and queues each event once in Redis.
 //!
-//! Guarantee: a 2xx is a promise. It is sent only after Redis confirmed the write (or that it had confirmed it before),
-//! and from then on the event cannot get lost. Ingress itself keeps no state: any number of replicas decide alike about
-//! duplicates and limits, because Redis does.
+//! # Guarantees
+//!
+//! - Ingress answers 2xx only after Redis confirmed the write, now or for the first copy of the
+//!   event. (`redis_killed_under_load_loses_no_accepted_event`)
+//!
+//! # Design
+//!
+//! Ingress keeps no state that a decision depends on. Redis decides about duplicates and limits, so
+//! any number of replicas may run.
 
 mod app;
 pub mod check;

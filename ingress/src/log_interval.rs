@@ -1,26 +1,26 @@
-//! Bounds how often a line is logged.
+//! Limits how often a line is logged.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use shared::clock;
 use shared::event::Millis;
 
-/// Least time between two lines.
+/// Shortest time between two lines.
 const INTERVAL: Millis = 60_000;
 
-/// When a line was logged last.
+/// Time of the last line.
 #[derive(Debug, Default)]
 pub(crate) struct LogInterval(AtomicI64);
 
 impl LogInterval {
-    /// Returns true at most once a minute, however many threads ask.
+    /// Returns true at most once a minute, for all threads together.
     pub(crate) fn is_due(&self) -> bool {
         self.is_due_at(clock::now_ms())
     }
 
     fn is_due_at(&self, now: Millis) -> bool {
         let last = self.0.load(Ordering::Relaxed);
-        // A clock that was set back does not silence the line.
+        // The line is also due after the clock was set back.
         let is_due = now >= last.saturating_add(INTERVAL) || now < last;
         is_due && self.0.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }

@@ -1,9 +1,10 @@
-//! Bounds what refusals log during an outage.
+//! Limits the log lines of refusals during an outage.
 //!
 //! # Guarantees
 //!
-//! - The first refusal of an `errcode` and platform is logged in full. Those after it are counted, and
-//!   a line every ten seconds has their number. (`refusals_of_an_outage_are_summed_up`)
+//! - The first refusal of an `errcode` and platform is logged in full. The following ones are
+//!   counted, and a line every ten seconds has their number.
+//!   (`refusals_of_an_outage_are_summed_up`)
 
 use std::collections::HashMap;
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
@@ -15,7 +16,7 @@ const INTERVAL: Duration = Duration::from_secs(10);
 /// `errcode` and platform.
 type RefusalKind = (&'static str, String);
 
-/// Refusals that were not logged in full, for each kind that was logged lately.
+/// Number of refusals that were not logged in full, for each kind that was logged recently.
 pub(crate) struct LogSummary(LazyLock<Mutex<HashMap<RefusalKind, u64>>>);
 
 impl LogSummary {
@@ -23,14 +24,14 @@ impl LogSummary {
         Self(LazyLock::new(Mutex::default))
     }
 
-    /// Returns true if nothing of this kind was logged lately. Otherwise counts it.
+    /// Returns true if no refusal of this kind was logged recently. Otherwise counts it.
     pub(crate) fn is_first(&'static self, errcode: &'static str, platform: &str) -> bool {
         let kind = (errcode, platform.to_owned());
         if let Some(count) = self.counts().get_mut(&kind) {
             *count += 1;
             return false;
         }
-        // Without a runtime nothing would ever sum up.
+        // Without a runtime, no task would log the sum.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             self.counts().insert(kind.clone(), 0);
             runtime.spawn(self.sum_up(kind));
@@ -38,7 +39,7 @@ impl LogSummary {
         true
     }
 
-    /// Logs the number of refusals of `kind` until there are none for a while.
+    /// Logs the number of refusals of `kind` until none come any more.
     async fn sum_up(&self, kind: RefusalKind) {
         loop {
             tokio::time::sleep(INTERVAL).await;
@@ -48,7 +49,8 @@ impl LogSummary {
         }
     }
 
-    /// The number since the last call. `None`: nothing was refused, and the next one is a first one.
+    /// Returns the number since the last call. `None`: none came, and the next one counts as the
+    /// first.
     fn take(&self, kind: &RefusalKind) -> Option<u64> {
         let mut counts = self.counts();
         let count = counts.get_mut(kind).map(std::mem::take).filter(|count| *count > 0);

@@ -1,9 +1,19 @@
-//! Who is refused first when Redis's memory is nearly used up.
+//! Refuses the largest platforms first when the memory of Redis is nearly used up.
 //!
-//! Guarantee: above 80 % of `maxmemory`, new events are refused of those platforms whose waiting events take more than their
-//! share of it (80 %, divided by the number of configured platforms), so that what is left is for the others; everybody else
-//! is refused only when Redis is full. A platform that is alone has it all. Duplicates are told as such all the same. What
-//! is decided per event costs no command: memory is looked at once a second, and streams only under pressure.
+//! # Guarantees
+//!
+//! - Above 80 % of `maxmemory`, new events of a platform are refused if its waiting events exceed
+//!   its share. A share is 80 % of `maxmemory` divided by the number of configured platforms.
+//!   (`quota_applies_above_80_percent_to_those_over_it`)
+//! - Other platforms are refused only when Redis is full.
+//!   (`platform_over_its_share_of_redis_is_refused_first`)
+//! - Duplicates are still answered as duplicates.
+//!   (`platform_over_its_share_of_redis_is_refused_first`)
+//!
+//! # Design
+//!
+//! An event costs no extra command. Memory is sampled once a second, and stream sizes only above 80
+//! %.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -21,31 +31,31 @@ use tokio_util::sync::CancellationToken;
 use crate::pipeline::{Enqueue, PlatformBatch};
 use crate::targets::IngestTarget;
 
-/// How often it is looked at.
+/// Time between two samples.
 const SAMPLE_INTERVAL: Duration = Duration::from_secs(1);
-/// Used memory above which there is pressure, in thousandths of `maxmemory`.
+/// Used memory above which the quota applies, in thousandths of `maxmemory`.
 const HIGH_PERMILLE: u64 = 800;
 
-/// The platforms that are refused; cheap to clone.
+/// Platforms that are refused now; cheap to clone.
 #[derive(Clone, Default)]
 pub(crate) struct MemoryBackpressure(Arc<ArcSwap<BTreeSet<PlatformName>>>);
 
-/// A queue that refuses those.
+/// Queue that refuses these platforms.
 pub(crate) struct BackpressureQueue {
-    /// The queue.
+    /// Queue behind it.
     pub(crate) queue: Queue,
-    /// Who is refused.
+    /// Platforms that are refused.
     pub(crate) pressure: MemoryBackpressure,
 }
 
 impl MemoryBackpressure {
-    /// Whether new events of `platform` are refused now.
+    /// Returns true if new events of `platform` are refused now.
     pub(crate) fn refuses(&self, platform: &PlatformName) -> bool {
         let refused = self.0.load();
         !refused.is_empty() && refused.contains(platform)
     }
 
-    /// Follows Redis's memory until `stop`; `platforms` are those that are configured.
+    /// Samples Redis's memory until `stop`. `platforms` returns the configured platforms.
     pub(crate) async fn follow(
         self,
         queue: Queue,
@@ -53,7 +63,7 @@ impl MemoryBackpressure {
         platforms: impl Fn() -> Vec<PlatformName>,
         stop: CancellationToken,
     ) {
-        // The nodes of a cluster have memory of their own, and platforms their nodes.
+        // In a cluster, each node has its own memory and its own platforms.
         if queue.layout() == KeyLayout::Cluster {
             return;
         }
@@ -70,9 +80,9 @@ impl MemoryBackpressure {
                 Ok(memory) => {
                     self.set(memory.map_or_else(BTreeSet::new, |memory| over_quota(names, &memory)))
                 }
-                // Whoever has to be refused is refused by Redis itself; the health watch tells of it.
+                // A full Redis refuses by itself, and the health check reports it.
                 Err(error) => {
-                    tracing::debug!(error = %error.error(), "memory could not be looked at")
+                    tracing::debug!(error = %error.error(), "cannot sample Redis's memory; retrying at the next interval")
                 }
             }
         }
@@ -84,10 +94,11 @@ impl MemoryBackpressure {
             return;
         }
         for name in refused.difference(&before) {
-            tracing::error!(platform = %name, "Redis's memory is nearly used up, and this platform takes more than its share: its new events are refused");
+            tracing::error!(platform = %name, "Redis's memory is nearly used up and this platform exceeds its share; \
+                 refusing its new events");
         }
         for name in before.difference(&refused) {
-            tracing::info!(platform = %name, "new events are taken again");
+            tracing::info!(platform = %name, "this platform is within its share again; accepting its events");
         }
         self.0.store(Arc::new(refused));
     }
@@ -120,7 +131,8 @@ impl Enqueue for BackpressureQueue {
     }
 }
 
-/// Those of `names` whose streams, `memory.streams` in the same order, are too large while memory is short.
+/// Returns those of `names` over their share while memory is short. `memory.streams` is in the
+/// order of `names`.
 fn over_quota(names: Vec<PlatformName>, memory: &MemoryUsage) -> BTreeSet<PlatformName> {
     let high = u128::from(memory.bound) * u128::from(HIGH_PERMILLE) / 1000;
     if names.len() < 2 || u128::from(memory.used) <= high {
@@ -148,12 +160,16 @@ mod tests {
     fn quota_applies_above_80_percent_to_those_over_it() {
         assert_eq!(refused(800, &[700, 0]), Vec::<String>::new(), "there is room");
         assert_eq!(refused(801, &[700, 50]), ["p0"]);
-        assert_eq!(refused(990, &[400, 401]), ["p1"], "exactly the share is not over it");
+        assert_eq!(refused(990, &[400, 401]), ["p1"], "a platform may use exactly its share");
         assert_eq!(
             refused(990, &[10, 20, 30]),
             Vec::<String>::new(),
-            "it is not events that fill it"
+            "events do not use the memory"
         );
-        assert_eq!(refused(990, &[900]), Vec::<String>::new(), "nobody is there to be protected");
+        assert_eq!(
+            refused(990, &[900]),
+            Vec::<String>::new(),
+            "a single platform may use all memory"
+        );
     }
 }

@@ -1,8 +1,13 @@
-//! Whether Redis may be asked now, as far as is known.
+//! Decides whether Redis may be called now.
 //!
-//! Guarantee: while Redis is away, or does not promise what `DURABILITY=strict` demands, or has not been found to be
-//! laid out as configured, requests are refused at once instead of piling up, and nothing is written. The gate opens by
-//! itself within a second or so of Redis's return.
+//! # Guarantees
+//!
+//! - While Redis is unavailable or its layout is unchecked, requests are refused at once and
+//!   nothing is written. (`gate_is_open_only_for_a_checked_redis_that_answers`)
+//! - With `DURABILITY=strict`, the same holds while Redis is not known to be durable.
+//!   (`strict_gate_requires_known_durability`)
+//! - The gate opens by itself about a second after Redis recovers.
+//!   (`redis_outage_gets_503_and_ends_within_two_seconds`)
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,60 +23,61 @@ use tokio::time::Instant;
 
 use crate::error::Error;
 
-/// How far this host's clock may be from Redis's before a refusal for reasons of time is in doubt, in ms.
+/// Difference between this host's clock and Redis's, in ms, above which an expired signature is in
+/// doubt.
 const MAX_SKEW_MS: Millis = 5000;
 
-/// The field under which Redis keeps the layout that it is used with.
+/// Field of the meta hash that holds the key layout.
 const LAYOUT_FIELD: &str = "layout";
 
-/// Whether Redis may be asked; cheap to clone.
+/// Gate in front of Redis; cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct RedisGate {
     health: watch::Receiver<RedisHealth>,
-    /// Redis is laid out as configured: looked at, and found so.
+    /// Set once the key layout of Redis was checked.
     layout_checked: Arc<AtomicBool>,
     strict: bool,
-    /// The connection that events are queued on, to know one that durability was not read on yet.
+    /// Connection of the enqueue calls. The settings may have been read on an earlier one.
     connection: Option<RedisConnection>,
 }
 
-/// Why this host's clock cannot be trusted.
+/// Reason for which this host's clock is not trusted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ClockDoubt {
     /// Redis has not answered since this process started.
     NeverCompared,
     /// The two clocks differ.
     Differs {
-        /// Redis's minus ours, in ms.
+        /// Redis's clock minus this host's, in ms.
         skew_ms: Millis,
     },
 }
 
-/// A Redis that this configuration must never write to.
+/// Redis that this configuration must never write to.
 #[derive(Debug, thiserror::Error)]
 pub enum RedisMismatchError {
-    /// `cluster_enabled` is not what `REDIS_CLUSTER` says.
+    /// `cluster_enabled` of Redis contradicts `REDIS_CLUSTER`.
     #[error("REDIS_CLUSTER: is {configured}, but Redis says cluster_enabled={found}")]
     Cluster {
-        /// What is configured.
+        /// Configured value.
         configured: bool,
-        /// What Redis says.
+        /// Value of Redis.
         found: bool,
     },
-    /// It holds keys that are spelled in another way.
+    /// The keys in Redis have another layout.
     #[error(
         "REDIS_CLUSTER: this Redis is in use with the key layout `{found}`, not `{configured}`"
     )]
     KeyLayout {
-        /// What is configured.
+        /// Configured layout.
         configured: &'static str,
-        /// What Redis holds.
+        /// Layout in Redis.
         found: String,
     },
 }
 
 impl RedisGate {
-    /// A gate that follows `health`; closed until [`watch()`] has found the right Redis.
+    /// Creates a gate that follows `health`. It stays closed until [`watch()`] has checked Redis.
     pub(crate) fn new(
         health: watch::Receiver<RedisHealth>,
         strict: bool,
@@ -80,20 +86,20 @@ impl RedisGate {
         Self { health, layout_checked: Arc::default(), strict, connection: Some(connection) }
     }
 
-    /// A gate for a Redis that was looked at.
+    /// Creates a gate whose layout check has passed.
     #[cfg(test)]
     pub(crate) fn layout_checked(health: watch::Receiver<RedisHealth>, strict: bool) -> Self {
         Self { health, layout_checked: Arc::new(AtomicBool::new(true)), strict, connection: None }
     }
 
-    /// Reason for `/ready` why nothing can be queued now. A full Redis is one, though it may take
-    /// the next request.
+    /// Returns the reason for a 503 of `/ready`. A full Redis is one, though it may still take the
+    /// next request.
     pub(crate) fn unready_reason(&self) -> Option<String> {
         let trouble = self.health.borrow().trouble.as_ref().map(ToString::to_string);
         trouble.or_else(|| self.closed_reason().map(str::to_owned))
     }
 
-    /// Whether an event may be queued now.
+    /// Checks that an event may be queued now.
     ///
     /// # Errors
     /// [`Error::QueueUnavailable`], with the reason.
@@ -101,11 +107,11 @@ impl RedisGate {
         self.closed_reason().map_or(Ok(()), |reason| Err(Error::QueueUnavailable(reason)))
     }
 
-    /// Whether what Redis has just confirmed may be promised: not, where `DURABILITY=strict`, if it went over a connection that
-    /// was made for it, behind which may be another Redis whose settings nobody has read.
+    /// Checks that the write which Redis just confirmed is durable. With `DURABILITY=strict` it is
+    /// not if it went over a new connection. Another Redis with other settings may be behind it.
     ///
     /// # Errors
-    /// [`Error::ResultUnknown`]: it may be queued, and a repetition of it is safe.
+    /// [`Error::ResultUnknown`]: the event may be queued, and a retry is safe.
     pub(crate) fn check_durable(&self) -> Result<(), Error> {
         if self.strict && self.reconnected(&self.health.borrow()) {
             return Err(Error::ResultUnknown(None));
@@ -113,29 +119,29 @@ impl RedisGate {
         Ok(())
     }
 
-    /// Why nothing may be queued now; `None`: it may.
+    /// Returns the reason why nothing may be queued now. `None`: it may.
     pub(crate) fn closed_reason(&self) -> Option<&'static str> {
         let health = self.health.borrow();
         if !health.up {
             let refused = health.trouble.as_ref().is_some_and(RedisTrouble::is_refusal);
             Some(if refused { "Redis refuses commands" } else { "Redis does not answer" })
         } else if self.strict && (!health.strict_ok() || self.reconnected(&health)) {
-            Some("Redis is not known to keep what it confirms, as DURABILITY=strict demands")
+            Some("Redis is not known to be durable, as DURABILITY=strict demands")
         } else if !self.layout_checked.load(Ordering::Acquire) {
-            Some("Redis has not been looked at yet")
+            Some("Redis has not been checked yet")
         } else {
             None
         }
     }
 
-    /// Whether Redis's settings were last read on another connection than the one in use.
+    /// Returns true if the settings were read on another connection than the current one.
     fn reconnected(&self, health: &RedisHealth) -> bool {
         self.connection
             .as_ref()
             .is_some_and(|connection| connection.connection_epoch() != health.connection_epoch)
     }
 
-    /// Whether this host's clock cannot be trusted: it differs from Redis's too much, or that is not known yet.
+    /// Returns why this host's clock is not trusted: it differs too much, or was not compared yet.
     pub(crate) fn clock_in_doubt(&self) -> Option<ClockDoubt> {
         match self.health.borrow().skew_now() {
             None => Some(ClockDoubt::NeverCompared),
@@ -144,10 +150,10 @@ impl RedisGate {
         }
     }
 
-    /// Waits until the gate is open, at most for `bound`.
+    /// Waits until the gate is open, at most `bound`.
     ///
     /// # Errors
-    /// Why it is still closed.
+    /// The reason why it is still closed.
     pub(crate) async fn wait_open(&self, bound: Duration) -> Result<(), &'static str> {
         let until = Instant::now() + bound;
         while let Some(reason) = self.closed_reason() {
@@ -160,10 +166,11 @@ impl RedisGate {
     }
 }
 
-/// Follows Redis's health for as long as it is published: tells metrics and log, and opens the gate for the right Redis.
+/// Follows Redis's health until it is no longer published. Reports it in metrics and log, and opens
+/// the gate after its checks.
 ///
 /// # Errors
-/// When Redis is one that must not be written to.
+/// This Redis must not be written to.
 pub(crate) async fn watch(
     gate: RedisGate,
     queue: Queue,
@@ -200,7 +207,7 @@ fn check_cluster_mode(
     }
 }
 
-/// Whether Redis is known to be laid out as configured; `false`: it did not answer.
+/// Returns true if the key layout of Redis is the configured one. False: Redis did not answer.
 async fn check_layout(queue: &Queue) -> Result<bool, RedisMismatchError> {
     let configured = queue.layout().as_str();
     match queue.put_meta_if_absent(LAYOUT_FIELD, configured).await {
@@ -210,7 +217,7 @@ async fn check_layout(queue: &Queue) -> Result<bool, RedisMismatchError> {
             found: found.chars().take(32).collect(),
         }),
         Err(CallError::NotRun(error) | CallError::Unknown(error)) => {
-            tracing::warn!(%error, "Redis's key layout could not be looked at");
+            tracing::warn!(%error, "cannot read Redis's key layout; keeping the gate closed");
             Ok(false)
         }
     }
@@ -222,12 +229,17 @@ fn report(before: &RedisHealth, now: &RedisHealth, metrics: &DependencyMetrics, 
     if let Some(skew) = now.skew_ms {
         metrics.clock_skew_ms(skew);
         if skew.abs() > MAX_SKEW_MS && before.skew_ms.is_none_or(|skew| skew.abs() <= MAX_SKEW_MS) {
-            tracing::error!(skew_ms = skew, "this host's clock and Redis's differ; set the clock");
+            tracing::error!(
+                skew_ms = skew,
+                "this host's clock differs from Redis's; set the clock"
+            );
         }
     }
     match (before.up, now.up) {
-        (false, true) => tracing::info!("Redis can be used; webhooks are queued"),
-        (true, false) => tracing::warn!("webhooks are refused until Redis can be used again"),
+        (false, true) => tracing::info!("Redis is available; queueing webhooks"),
+        (true, false) => {
+            tracing::warn!("Redis is unavailable; refusing webhooks until it recovers")
+        }
         _ => {}
     }
     if now.durability != before.durability
@@ -238,7 +250,7 @@ fn report(before: &RedisHealth, now: &RedisHealth, metrics: &DependencyMetrics, 
         if strict {
             tracing::error!(
                 shortcomings,
-                "Redis may lose confirmed events; webhooks are refused (DURABILITY=strict)"
+                "Redis may lose confirmed events; refusing webhooks (DURABILITY=strict)"
             );
         } else {
             tracing::warn!(shortcomings, "Redis may lose confirmed events");
@@ -323,7 +335,10 @@ mod tests {
     #[test]
     fn cluster_is_refused_as_a_single_server() {
         assert!(check_cluster_mode(Some(&durable()), KeyLayout::Single).is_ok());
-        assert!(check_cluster_mode(None, KeyLayout::Single).is_ok(), "unknown is no contradiction");
+        assert!(
+            check_cluster_mode(None, KeyLayout::Single).is_ok(),
+            "an unknown setting is accepted"
+        );
         let cluster = Durability { cluster_enabled: Some(true), ..durable() };
         assert!(matches!(
             check_cluster_mode(Some(&cluster), KeyLayout::Single),

@@ -1,4 +1,4 @@
-//! The URL table.
+//! Defines the URL table.
 
 mod fast_path;
 mod path_form;
@@ -13,7 +13,7 @@ use crate::openapi;
 pub(crate) use fast_path::direct_platform_name;
 pub(crate) use path_form::{PathForm, classify_path, replace_path};
 
-/// Where webhooks are received; the last segment is the platform's name or an alias.
+/// Paths of the webhook endpoint. The last segment is the platform's name or an alias.
 pub(crate) const WEBHOOKS: [&str; 4] = [
     "/api/v1/webhooks/{platform}",
     "/webhooks/{platform}",
@@ -21,47 +21,48 @@ pub(crate) const WEBHOOKS: [&str; 4] = [
     "/api/v1/live/webhooks/{platform}",
 ];
 
-/// Where what became of webhooks is told.
+/// Paths of the webhook metrics endpoint.
 pub(crate) const METRICS: [&str; 2] = ["/api/v1/webhooks/metrics", "/webhooks/stats"];
 
-/// Where it is told where events are.
+/// Path of the queue statistics endpoint.
 pub(crate) const STATS: &str = "/api/v1/webhooks/stats";
 
-/// Where platforms are registered.
+/// Path of the registration endpoint.
 pub(crate) const REGISTER: &str = "/api/v1/webhooks/register";
 
-/// Where it is told what is defined.
+/// Path of the list of platforms.
 pub(crate) const PLATFORMS: &str = "/api/v1/webhooks/platforms";
 
-/// Where one of them is changed or removed.
+/// Path of one platform, to change or remove it.
 pub(crate) const PLATFORM: &str = "/api/v1/webhooks/platforms/{platform}";
 
-/// Where sessions are announced; at a worker's operational address, where they are shown.
+/// Path of session announcements. At a worker's `OPS_BIND`, path of a session's row.
 pub(crate) const SESSION: &str = "/api/v1/sessions/{room_id}";
 
-/// Where a destination's URL is tried.
+/// Path of the test of a destination's URL.
 pub(crate) const TEST: &str = "/api/webhooks/test";
 
-/// Where an event is sent by hand.
+/// Path of the manual trigger.
 pub(crate) const TRIGGER: &str = "/api/webhooks/trigger";
 
-/// Where it is told what became of deliveries.
+/// Path of the status of all destinations.
 pub(crate) const STATUS: &str = "/api/webhooks/status";
 
-/// Where a destination is held back.
+/// Path of one destination, to pause or resume it.
 pub(crate) const DESTINATION: &str = "/api/webhooks/destinations/{name}";
 
-/// Where all of this is described.
+/// Path of the OpenAPI document.
 pub(crate) const OPENAPI: &str = "/api/openapi.json";
 
-/// The platform's name in the path of a request that the table has brought to the webhooks' route.
+/// Returns the platform's name in the path of a request on a webhook route.
 pub(crate) fn platform_name(request: &HttpRequest) -> &str {
     request.match_info().get("platform").unwrap_or_default()
 }
 
-/// All routes; see [`crate::dispatch`] for the short way to the busiest of them.
+/// Registers all routes. Webhooks mostly take the direct path in [`crate::dispatch`].
 pub(crate) fn configure(service: &mut ServiceConfig) {
-    // Before the webhooks' routes, in which these words would stand where a platform's name does; none may be called so.
+    // These come before the webhook routes, whose last segment would match them. They are reserved
+    // as names of platforms.
     for path in METRICS {
         service.service(
             web::resource(path)

@@ -1,15 +1,18 @@
-//! Takes connections, and serves each in the version of HTTP that it begins with.
+//! Accepts connections and serves each as HTTP/1.1 or HTTP/2.
 //!
 //! # Guarantees
+//!
 //! - HTTP/2 with prior knowledge (RFC 9113, section 3.3) is served beside HTTP/1.1, under the same
-//!   bounds: `http2_with_prior_knowledge_is_served`.
-//! - A connection counts before it has sent a byte: `connection_bound_evicts_the_longest_idle_connection`.
+//!   bounds. (`http2_with_prior_knowledge_is_served`)
+//! - A connection counts before it has sent a byte.
+//!   (`connection_bound_evicts_the_longest_idle_connection`)
 //!
 //! # Design
-//! `actix_web::HttpServer::bind_auto_h2c` is not used: it waits for the first bytes before anybody
-//! knows of the connection, its HTTP/2 has neither a bound on streams and headers nor a graceful
-//! shutdown. So this module does what `HttpServer` does around actix-http for HTTP/1.1, and leaves
-//! HTTP/2 to hyper.
+//!
+//! `actix_web::HttpServer::bind_auto_h2c` is not used. It waits for the first bytes before the
+//! connection is counted. Its HTTP/2 has no bound on streams and headers, and no graceful shutdown.
+//! So this module does the work of `HttpServer` with actix-http for HTTP/1.1, and leaves HTTP/2 to
+//! hyper.
 
 mod http2;
 mod stream;
@@ -38,28 +41,28 @@ use crate::connections::{ConnectionLink, Connections};
 use crate::dispatch;
 use crate::routes;
 
-/// Connections that the system keeps until they are taken.
+/// Backlog of the listening socket.
 const LISTEN_BACKLOG: u32 = 1024;
-/// Time for which a closed connection is read on, so that its sender reads the answer.
+/// Time for which a closed connection is still read, so that its sender reads the answer.
 const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Settings of a server.
+/// Settings of the server.
 #[derive(Clone)]
 pub(crate) struct IngressServer {
     /// State that handlers share.
     pub(crate) ingress: Data<AppState>,
-    /// The bound on connections.
+    /// Bound on connections.
     pub(crate) connections: Connections,
-    /// Ends the search for silent connections.
+    /// Stops the sweeps for idle connections.
     pub(crate) stop: CancellationToken,
 }
 
 impl IngressServer {
-    /// Listens on `bind`, and serves on `threads` of at most `per_thread` connections each; a
-    /// graceful shutdown lasts at most `grace`. Returns the address that is listened on.
+    /// Listens on `bind` with `threads` threads of at most `per_thread` connections each. A
+    /// graceful shutdown lasts at most `grace`. Returns the bound address.
     ///
     /// # Errors
-    /// The address cannot be listened on.
+    /// The address cannot be bound.
     pub(crate) fn listen(
         self,
         bind: SocketAddr,
@@ -83,7 +86,7 @@ impl IngressServer {
         Ok((server.run(), address))
     }
 
-    /// Returns the factory of each thread's service.
+    /// Returns the factory that builds the service of each thread.
     fn factory(
         self,
         stopping: GracefulShutdownSignal,
@@ -105,8 +108,7 @@ impl IngressServer {
         })
     }
 
-    // Head size and message framing stay as actix has them: its defaults refuse what smuggling
-    // needs.
+    // Head size and message framing stay at actix's defaults, which refuse request smuggling.
     fn http1(
         &self,
         stopping: GracefulShutdownSignal,
@@ -128,14 +130,12 @@ impl IngressServer {
                 let stopping = stopping.clone();
                 async move { stopping.notified().await }
             })
-            // A head that does not arrive is ended by `connections`, without a 408, and so is a
-            // connection without a request: actix would make, set and cancel a timer for every
-            // answer.
+            // `connections` closes connections with a slow head or without a request, and sends no
+            // 408. actix would create, set and cancel a timer for every answer.
             .client_request_timeout(Duration::ZERO)
             .keep_alive(KeepAlive::Os)
             .client_disconnect_timeout(DISCONNECT_TIMEOUT)
-            // A sender that closes its side has hung up: what it would be told is not worth waiting
-            // for.
+            // A sender that closes its side has hung up. Its answer is not worth waiting for.
             .h1_allow_half_closed(false)
             .on_connect_ext(|stream: &ServerStream, data| stream.connect(data))
             .h1(map_config(entered, |()| AppConfig::default()))
@@ -189,17 +189,17 @@ where
     let begun = tokio::select! {
         biased;
         protocol = stream.protocol() => protocol,
-        // It has sent nothing that could be answered.
+        // The connection has sent nothing that needs an answer.
         () = stopping.notified() => return Ok(()),
     };
     match begun {
         Ok(Protocol::Http1) => {
             let peer = stream.peer();
-            // What went wrong is logged where it did.
+            // The error was logged where it happened.
             let _ = http1.call((stream, peer)).await;
         }
         Ok(Protocol::Http2) => Box::pin(http2::serve(stream, http2, stopping)).await,
-        // It is gone.
+        // The connection is broken.
         Err(_) => {}
     }
     Ok(())

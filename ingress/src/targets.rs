@@ -1,7 +1,11 @@
-//! Who may send: every name that a path may carry, and all that is known of the platform behind it.
+//! Resolves the platform names in paths.
 //!
-//! Guarantee: a directory never changes; [`LiveTargets`] puts another in its place, so that a request needs one load and one
-//! look-up and no lock. The reserved platform is reachable through [`LiveTargets::sessions`] only, never by a path.
+//! # Guarantees
+//!
+//! - A table never changes. [`LiveTargets`] replaces it, so a request needs one load, one look-up
+//!   and no lock. (`unchanged_targets_and_their_limiters_are_kept`)
+//! - The reserved platform is reachable through [`LiveTargets::sessions`] only, never by a path.
+//!   (`checks_run_in_the_order_of_the_contract`)
 
 mod live;
 
@@ -22,34 +26,34 @@ pub(crate) use live::LiveTargets;
 use crate::log_interval::LogInterval;
 use crate::pipeline::local_rate_limit::LocalRateLimiter;
 
-/// One platform, as the pipeline needs it.
+/// Platform as the pipeline needs it.
 pub(crate) struct IngestTarget {
-    /// Its definition.
+    /// Definition of the platform.
     pub(crate) platform: Arc<Platform>,
-    /// What it is verified with; `None`: not configured.
+    /// Keys that verify its webhooks. `None`: not configured.
     pub(crate) keys: Option<Arc<Keys>>,
-    /// Its Redis keys.
+    /// Redis keys of its queue.
     pub(crate) queue: PlatformKeys,
-    /// What the enqueue script decides by.
+    /// Policy of the enqueue script.
     pub(crate) policy: EnqueuePolicy,
-    /// The flood shield; `None` where there is no limit.
+    /// Flood limit of this process. `None`: the platform has no rate limit.
     pub(crate) limiter: Option<Arc<LocalRateLimiter>>,
-    /// Its series.
+    /// Metrics of the platform.
     pub(crate) metrics: IngressMetrics,
-    /// Status of "accepted".
+    /// Status of an accepted event.
     pub(crate) ack_status: StatusCode,
     /// Status instead of 429 and 408.
     pub(crate) busy_status: Option<StatusCode>,
-    /// When an unreadable time was logged last.
+    /// Limits the log lines about unreadable event times.
     pub(crate) unreadable_logged: LogInterval,
-    /// When a time ahead of its arrival was logged last.
+    /// Limits the log lines about event times in the future.
     pub(crate) future_logged: LogInterval,
 }
 
-/// What holds for all platforms unless one says otherwise.
+/// Defaults of all platforms.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct TargetDefaults {
-    /// How keys are spelled.
+    /// Layout of the Redis keys.
     pub(crate) layout: KeyLayout,
     /// `DEDUP_TTL_HOURS`.
     pub(crate) dedup_ttl: Duration,
@@ -62,12 +66,13 @@ pub(crate) struct TargetDefaults {
 /// All platforms by every name that a path may carry.
 pub(crate) struct TargetTable {
     by_name: HashMap<String, Arc<IngestTarget>>,
-    /// Names that mean a platform which this process cannot serve, though it is defined.
+    /// Names of defined platforms that this process cannot serve.
     set_aside: BTreeMap<String, PlatformName>,
 }
 
 impl IngestTarget {
-    /// `before` is the same platform until now: what it counted and what flooded it is not forgotten.
+    /// Builds the target. Metrics and rate limiter of `before`, the same platform until now, are
+    /// kept.
     fn new(
         platform: &Arc<Platform>,
         keys: Option<Arc<Keys>>,
@@ -105,12 +110,12 @@ impl IngestTarget {
         }
     }
 
-    /// What log lines call it.
+    /// Returns the name that log lines use.
     pub(crate) fn log_name(&self) -> &str {
         self.platform.label.as_str()
     }
 
-    /// Whether its operator asked for events of this type.
+    /// Returns true if the platform subscribes to events of this type.
     pub(crate) fn subscribes(&self, event_type: &str) -> bool {
         self.platform.event_types.as_ref().is_none_or(|types| types.contains(event_type))
     }
@@ -125,8 +130,8 @@ impl IngestTarget {
 }
 
 impl TargetTable {
-    /// The platforms of `registry` but for those in `left_out`; those without an entry in `keys` are not configured. What
-    /// is as it was in `before` stays the same.
+    /// Builds the table of the platforms in `registry` without those in `left_out`. A platform
+    /// without keys is not configured. An unchanged platform keeps its target from `before`.
     fn new(
         registry: &Registry,
         left_out: &BTreeSet<PlatformName>,
@@ -153,12 +158,12 @@ impl TargetTable {
         Self { by_name, set_aside: BTreeMap::new() }
     }
 
-    /// The platform that a path names, by its name or an alias.
+    /// Returns the platform with this name or alias.
     fn find(&self, name: &str) -> Option<&Arc<IngestTarget>> {
         self.by_name.get(name)
     }
 
-    /// Every platform that can verify, once.
+    /// Returns every platform that can verify, once.
     fn configured(&self) -> impl Iterator<Item = &Arc<IngestTarget>> {
         let by_own_name = |(name, target): &(&String, &Arc<IngestTarget>)| {
             **name == target.platform.name.as_str()

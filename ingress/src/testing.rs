@@ -1,4 +1,5 @@
-//! An ingress without Redis, for tests: real definitions, routes and pipeline over a queue in memory.
+//! Builds an ingress without Redis for tests: real definitions, routes and pipeline over an
+//! in-memory queue.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -30,7 +31,7 @@ pub(crate) const ADMIN_TOKEN: &str = "test-admin-token";
 pub(crate) const MAX_BODY: usize = 1000;
 pub(crate) const MAX_WAITERS: usize = 3;
 
-/// Platforms beside the bundled ones, of which only `mux` is configured.
+/// Platforms besides the bundled ones. Of those, only `mux` is configured.
 const PLATFORMS: &str = r#"
 [platforms.acme]
 secrets = ["env:ACME"]
@@ -93,17 +94,18 @@ pub(crate) fn targets_with(live: impl FnOnce(&Registry) -> Option<Live>) -> Live
     LiveTargets::new(&registry, keys, defaults, live(&registry)).with_verify_tokens(tokens)
 }
 
-/// What the queue in memory does with a call.
+/// Answer of the in-memory queue to a call.
 type MemoryAnswer =
     dyn Fn(&IngestTarget, &[&NewEvent]) -> Result<Vec<Enqueued>, CallError> + Send + Sync;
 
-/// A call's platform and events, or of a call that several share each one's.
+/// Platform and events of a call. A call of several platforms is recorded once for each.
 pub(crate) type RecordedCall = (String, Vec<NewEvent>);
 
-/// A queue in memory: remembers what it was asked, and knows duplicates by their markers unless told otherwise.
+/// In-memory queue. It records its calls and detects duplicates by their dedup markers, unless it
+/// has an answer function.
 #[derive(Clone, Default)]
 pub(crate) struct MemoryQueue {
-    /// Every call.
+    /// All calls so far.
     pub(crate) calls: Arc<Mutex<Vec<RecordedCall>>>,
     mixing: bool,
     markers: Arc<Mutex<HashSet<String>>>,
@@ -120,7 +122,7 @@ impl MemoryQueue {
         Self { answer: Some(Arc::new(answer)), ..Self::default() }
     }
 
-    /// Where platforms share calls, as they do on a single server.
+    /// Lets platforms share calls, as on a single server.
     pub(crate) fn mixing(self) -> Self {
         Self { mixing: true, ..self }
     }
@@ -170,12 +172,12 @@ impl Enqueue for MemoryQueue {
     }
 }
 
-/// Statistics of a Redis that is not there.
+/// Statistics source with an unreachable Redis.
 pub(crate) fn statistics(public: bool) -> StatisticsSource {
     StatisticsSource { queue: unreachable_queue(), public }
 }
 
-/// No destinations, and a Redis that is not there.
+/// No destinations, with an unreachable Redis.
 pub(crate) fn outbound() -> OutboundState {
     let none = Env::from_pairs::<&str, &str>([]);
     OutboundState::new(
@@ -186,19 +188,19 @@ pub(crate) fn outbound() -> OutboundState {
     .expect("a client")
 }
 
-/// A Redis that is not there.
+/// Queue of an unreachable Redis.
 pub(crate) fn unreachable_queue() -> Queue {
     let nowhere = SecretString::from("redis://127.0.0.1:1");
     Queue::new(KeyLayout::Single, connect(&nowhere, false).unwrap())
 }
 
-/// An ingress over a [`MemoryQueue`].
+/// Ingress over a [`MemoryQueue`].
 pub(crate) struct TestIngress {
     pub(crate) ingress: Data<AppState>,
     pub(crate) memory: MemoryQueue,
-    /// What is said about Redis.
+    /// Health of Redis as ingress sees it.
     pub(crate) redis: watch::Sender<RedisHealth>,
-    /// The order to stop.
+    /// Shutdown signal.
     pub(crate) stop: CancellationToken,
 }
 
@@ -211,7 +213,7 @@ impl TestIngress {
         Self::with(memory, targets())
     }
 
-    /// Where platforms can be registered, but for a Redis that is not there.
+    /// Ingress that registers platforms, with an unreachable Redis.
     pub(crate) fn registering(sealer: Sealer) -> Self {
         let live = |base: &Registry| {
             Live::start(unreachable_queue(), base.clone(), Some(sealer), CancellationToken::new())
@@ -244,7 +246,7 @@ impl TestIngress {
     }
 }
 
-/// Hex HMAC-SHA256 with [`SECRET`].
+/// Returns the hex HMAC-SHA256 with [`SECRET`].
 pub(crate) fn sign(content: &[u8]) -> String {
     let mut mac = Hmac::<Sha256>::new_from_slice(SECRET.as_bytes()).unwrap();
     mac.update(content);

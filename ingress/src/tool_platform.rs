@@ -1,4 +1,4 @@
-//! The one platform that a subcommand is about, with what it is verified with.
+//! Loads the platform of a subcommand, with its keys.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -8,11 +8,11 @@ use shared::platform::Platform;
 use shared::platform::registry::Registry;
 use shared::signature::Keys;
 
-/// Finds `name` (or an alias) in `file`, else in what `PLATFORMS_FILE` names, and resolves its secrets; those of other
-/// platforms need not be there.
+/// Finds the platform called `name`, by name or alias, in `file` or else in `PLATFORMS_FILE`, and
+/// resolves its secrets. Secrets of other platforms may be missing.
 ///
 /// # Errors
-/// Everything that stands against it; never a secret.
+/// All problems, never a secret.
 pub(crate) fn load(
     name: &str,
     file: Option<PathBuf>,
@@ -29,13 +29,13 @@ pub(crate) fn load(
         known.sort_unstable();
         return Err(vec![Problem::new(
             name,
-            format_args!("is no platform; defined are: {}", known.join(" ")),
+            format_args!("unknown platform (defined: {})", known.join(" ")),
         )]);
     };
     let keys = registry.keys(platform, env)?.ok_or_else(|| {
         vec![Problem::new(
             name,
-            "is not configured: none of the variables that its secrets come from is set",
+            "not configured: set one of the variables that its secrets come from",
         )]
     })?;
     Ok((Arc::clone(platform), keys))

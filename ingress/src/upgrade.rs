@@ -1,18 +1,18 @@
-//! Declines offers to change the protocol (RFC 9110, section 7.8), and answers the request as if
-//! there were none.
+//! Declines protocol upgrades (RFC 9110, section 7.8) and answers the request itself.
 //!
 //! # Guarantees
-//! - A request with an offer (`Upgrade: h2c` of Java's client, `Connection: upgrade` of a proxy,
-//!   `Upgrade: websocket`) is answered in HTTP/1.1 with `Connection: close`:
-//!   `upgrade_is_declined_and_the_close_is_announced`.
-//! - The body is what `Content-Length` or chunks say, for every offer:
-//!   `websocket_offer_keeps_its_body`.
+//!
+//! - A request with an offer is answered in HTTP/1.1 with `Connection: close`. Offers are `Upgrade:
+//!   h2c` of Java's client, `Connection: upgrade` of a proxy, and `Upgrade: websocket`.
+//!   (`upgrade_is_declined_and_the_close_is_announced`)
+//! - For every offer, `Content-Length` or chunks delimit the body.
+//!   (`websocket_offer_keeps_its_body`)
 //!
 //! # Design
-//! actix-http closes a connection after an answer to such an offer and does not announce that, and
-//! it reads the body behind `Upgrade: websocket`, and of `CONNECT`, to the end of the connection.
-//! The one thing that an application can choose is to announce the end, so the connection cannot be
-//! kept.
+//!
+//! actix-http closes the connection after the answer to such an offer, and does not announce that.
+//! With `Upgrade: websocket`, and for `CONNECT`, it reads the body to the end of the connection. An
+//! application can only announce the end, so the connection cannot be kept.
 
 use actix_http::{Payload, Request};
 use actix_web::error::PayloadError;
@@ -21,7 +21,7 @@ use actix_web::http::{ConnectionType, Method};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _, stream};
 
-/// Takes back the effects of an offer. Returns whether there was one: then the connection ends with
+/// Reverts the effects of an offer. Returns true if there was one; the connection then ends with
 /// the answer.
 pub(crate) fn decline(request: &mut Request) -> bool {
     let head = request.head();
@@ -40,7 +40,7 @@ pub(crate) fn decline(request: &mut Request) -> bool {
     true
 }
 
-/// As actix-http decides whether a body is endless, for any `Connection`.
+/// Decides as actix-http whether a body is endless, for any `Connection` header.
 fn offers_websocket(headers: &HeaderMap) -> bool {
     // Comparing each name is cheaper than hashing this one.
     let offers = headers.iter().filter(|(name, _)| *name == UPGRADE);
@@ -54,7 +54,7 @@ fn content_length(headers: &HeaderMap) -> u64 {
     length.and_then(|length| length.trim().parse().ok()).unwrap_or(0)
 }
 
-/// The first `length` bytes of `endless`.
+/// Returns the first `length` bytes of `endless`.
 fn first(endless: Payload, length: u64) -> impl Stream<Item = Result<Bytes, PayloadError>> {
     stream::try_unfold((endless, length), |(mut endless, left)| async move {
         if left == 0 {
@@ -108,7 +108,7 @@ mod tests {
     async fn request_without_an_offer_is_unchanged() {
         let mut request =
             TestRequest::post().insert_header((UPGRADE, "h2c")).set_payload("{}").to_request();
-        assert!(!decline(&mut request), "the header means nothing without `Connection: upgrade`");
+        assert!(!decline(&mut request), "the header has no effect without `Connection: upgrade`");
         assert_eq!(body(&mut request).await.unwrap(), b"{}");
         request.head_mut().set_connection_type(ConnectionType::Upgrade);
         assert!(decline(&mut request));

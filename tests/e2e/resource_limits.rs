@@ -79,7 +79,7 @@ async fn poison_filling_half_the_backlog_blocks_no_good_event() {
     assert_eq!((refused, stack.unfinished("mux").await), (MAX_BACKLOG / 2, MAX_BACKLOG));
 }
 
-fn large(platform: &str) -> SignedWebhook {
+fn large_event(platform: &str) -> SignedWebhook {
     let title = "x".repeat(100_000);
     let body = content_event("content_added", &unique("c"), &title, now_ms()).to_string();
     sign::generic(platform, ACME_SECRET, body.as_bytes())
@@ -100,14 +100,16 @@ async fn platform_over_its_share_of_redis_is_refused_first() {
     let redis = RedisOptions::fast().set("maxmemory", "48mb").set("maxmemory-policy", "noeviction");
     let mut stack = Stack::builder().workers(0).platforms(toml).redis(redis).start().await;
     let sender = stack.sender();
-    let first = large("big");
+    let first = large_event("big");
     sender.send(&first).await.expect(202, "accepted");
     // Ingress samples the memory once a second. The test stops well above the threshold of 80 % and
     // waits for that sample, so that Redis cannot fill up first.
-    while memory_permille(&stack).await < 840 && sender.send(&large("big")).await.status == 202 {}
-    stack.ingresses[0].process.wait_until_logged("takes more than its share", WAIT_LIMIT).await;
+    while memory_permille(&stack).await < 840
+        && sender.send(&large_event("big")).await.status == 202
+    {}
+    stack.ingresses[0].process.wait_until_logged("exceeds its share", WAIT_LIMIT).await;
     let refused = poll::until("the platform is refused", WAIT_LIMIT, async || {
-        let answer = sender.send(&large("big")).await;
+        let answer = sender.send(&large_event("big")).await;
         if answer.status == 202 { Err(answer.status) } else { Ok(answer) }
     })
     .await;
@@ -115,13 +117,13 @@ async fn platform_over_its_share_of_redis_is_refused_first() {
     assert!(refused.header("retry-after").is_some());
     sender.send(&first).await.expect(200, "duplicate");
     for _ in 0..5 {
-        sender.send(&large("acme")).await.expect(202, "accepted");
+        sender.send(&large_event("acme")).await.expect(202, "accepted");
     }
     sender.announce("room", &json!({})).await.expect(202, "accepted");
     stack.add_worker().await;
     stack.wait_until_drained(Duration::from_secs(40)).await;
     poll::until("there is room again", WAIT_LIMIT, async || {
-        match sender.send(&large("big")).await.status {
+        match sender.send(&large_event("big")).await.status {
             202 => Ok(()),
             status => Err(status),
         }

@@ -1,4 +1,4 @@
-//! A request as somebody has captured it.
+//! Reads a captured request.
 
 use std::borrow::Cow;
 use std::io::Read;
@@ -10,14 +10,14 @@ use shared::json;
 
 use crate::config::MAX_BODY_LIMIT;
 
-/// Longest file of headers, in bytes.
+/// Bound on the file of headers, in bytes.
 const MAX_HEAD_BYTES: u64 = 1024 * 1024;
 
-/// A captured request.
+/// Captured request.
 pub(super) struct Capture {
     /// Names in lower case, and values.
     pub(super) headers: Vec<(String, Vec<u8>)>,
-    /// As sent.
+    /// Body as sent.
     pub(super) body: Bytes,
 }
 
@@ -25,7 +25,7 @@ impl Capture {
     /// Reads both files.
     ///
     /// # Errors
-    /// Which of them cannot be read, or which line is no header.
+    /// The file that cannot be read, or the line that is no header.
     pub(super) fn read(headers: &Path, body: &Path) -> Result<Self, Problem> {
         let head = file(headers, MAX_HEAD_BYTES)?;
         let headers = head_lines(&without_mark(&head)).map_err(|line| {
@@ -53,7 +53,7 @@ fn file(path: &Path, max: u64) -> Result<Vec<u8>, Problem> {
     }
 }
 
-/// `text` without a byte order mark, in UTF-8 where the mark is that of UTF-16.
+/// Returns `text` without a byte order mark. UTF-16 with a mark becomes UTF-8.
 pub(super) fn without_mark(text: &[u8]) -> Cow<'_, [u8]> {
     match text {
         [0xef, 0xbb, 0xbf, rest @ ..] => Cow::Borrowed(rest),
@@ -64,8 +64,8 @@ pub(super) fn without_mark(text: &[u8]) -> Cow<'_, [u8]> {
     }
 }
 
-/// Headers, as tools write them down: also after the request's first line, after `curl -v`'s `> `, and among the pseudo
-/// headers of HTTP/2. The number of the first line that is none of this is the error.
+/// Parses headers as tools write them. Skips a request line, the `> ` of `curl -v`, and the pseudo
+/// headers of HTTP/2. The error is the number of the first other line.
 fn head_lines(text: &[u8]) -> Result<Vec<(String, Vec<u8>)>, usize> {
     let mut headers = Vec::new();
     for (index, line) in text.split(|b| *b == b'\n').enumerate() {
@@ -87,7 +87,7 @@ fn head_lines(text: &[u8]) -> Result<Vec<(String, Vec<u8>)>, usize> {
     Ok(headers)
 }
 
-/// A header's name as RFC 9110 has it.
+/// Returns true if `name` is a header name by RFC 9110.
 fn is_token(name: &str) -> bool {
     !name.is_empty()
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b))

@@ -11,7 +11,7 @@ use shared::signature::Verified;
 
 use crate::effect_description::describe_effect;
 
-/// Longest value of a column that is printed, in characters.
+/// Bound on a printed column value, in characters.
 const MAX_SHOWN: usize = 120;
 
 #[derive(Debug, Serialize)]
@@ -21,28 +21,28 @@ pub(super) struct EventReport {
     pub(super) id_from: &'static str,
     pub(super) event_type: String,
     pub(super) occurred_at: Option<String>,
-    /// True if a time is given that cannot be read.
+    /// True if the event has a time that cannot be read.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub(super) time_unreadable: bool,
-    /// The time of arrival, if it counts instead of `occurred_at`, which is too far ahead of it.
+    /// Time of arrival, if `occurred_at` is too far ahead of it and does not count.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) ordered_by: Option<String>,
     pub(super) session: Option<String>,
     pub(super) live_stream_id: Option<String>,
     pub(super) delivery_id: Option<String>,
-    /// True where the definition's `event_types` take it.
+    /// True if the definition subscribes to the type.
     pub(super) subscribed: bool,
 }
 
 #[derive(Debug, Serialize)]
 pub(super) struct EffectReport {
     pub(super) effect: &'static str,
-    /// The reason for which ingress does not queue it.
+    /// Reason for which ingress does not queue it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) not_queued: Option<&'static str>,
-    /// The reason for which a worker would make it a dead letter `invalid_event`.
+    /// Reason for which a worker would dead-letter it as `invalid_event`.
     pub(super) refusal: Option<String>,
-    /// True where it waits until its session is there.
+    /// True if it waits for its session.
     pub(super) needs_session: bool,
     pub(super) columns: Vec<ColumnReport>,
     /// Columns that are not set as sent.
@@ -52,13 +52,13 @@ pub(super) struct EffectReport {
 #[derive(Debug, Serialize)]
 pub(super) struct ColumnReport {
     pub(super) column: String,
-    /// As JSON; absent: the column is left alone.
+    /// Value as JSON; absent: the column is left alone.
     pub(super) value: Option<String>,
-    /// The pointers that were tried; nothing where the definition itself has the value.
+    /// Pointers of the column; absent if the definition has the value.
     pub(super) from: Option<String>,
 }
 
-/// Describes one event, received `at`, and what it does.
+/// Describes an event received at `at`, and its effect.
 pub(super) fn describe_event(
     platform: &Platform,
     verified: &Verified<'_>,
@@ -95,7 +95,7 @@ pub(super) fn describe_event(
     (event, effect)
 }
 
-/// Plans `event` as a worker does: as the entry that the enqueue script would write `at` that time.
+/// Plans `event` as a worker does, from the entry that the enqueue script would write at `at`.
 fn plan(platform: &Platform, event: &NewEvent, at: Millis) -> Result<PlannedEvent, String> {
     let occurred_at = event.occurred_at.clamped(at);
     let fields = encode(event, occurred_at, at, StreamId::default());
@@ -136,7 +136,7 @@ fn effect(
 }
 
 fn id_from(platform: &Platform, verified: &Verified<'_>, event: &NewEvent) -> &'static str {
-    // It was parsed a moment ago; what could not be would have no values.
+    // The body was parsed before, so this cannot fail.
     let body = json::text(&event.body);
     let document = Document::parse_text(&body).ok();
     let given = |id: &str| {
@@ -155,7 +155,7 @@ fn id_from(platform: &Platform, verified: &Verified<'_>, event: &NewEvent) -> &'
     }
 }
 
-/// `raw`, cut where it is long.
+/// Returns `raw`, shortened.
 fn shown(raw: &str) -> String {
     match raw.char_indices().nth(MAX_SHOWN) {
         Some((at, _)) => format!("{}…", raw.get(..at).unwrap_or_default()),

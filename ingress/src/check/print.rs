@@ -1,9 +1,9 @@
-//! A verdict in lines for people.
+//! Prints a verdict as lines for people.
 
 use super::CheckReport;
 use super::event::{EffectReport, EventReport};
 
-/// Space for the names of lines.
+/// Width of the names.
 const WIDTH: usize = 16;
 
 pub(super) fn table(report: &CheckReport) -> String {
@@ -63,7 +63,7 @@ struct ReportLines {
 
 impl ReportLines {
     fn add(&mut self, name: &str, value: &str) {
-        // What a stranger sent must not steer a terminal.
+        // Text of strangers must not control the terminal.
         let value: String =
             value.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
         self.text.push_str(&format!("{name:<WIDTH$} {value}\n"));

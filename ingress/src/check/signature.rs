@@ -1,4 +1,4 @@
-//! Whether a captured request is genuine, and what stands against it.
+//! Verifies a captured request, and explains a failure.
 
 use std::time::Duration;
 
@@ -18,26 +18,26 @@ use crate::pipeline::content_encoding::{
     ContentDecodeError, ContentEncoding, UnsupportedEncodingError,
 };
 
-/// What was checked.
+/// Report about the signature.
 #[derive(Debug, Serialize)]
 pub(super) struct SignatureReport {
     pub(super) scheme: &'static str,
-    /// What makes the signature, in words.
+    /// Signed content and algorithm.
     pub(super) computed: String,
-    /// How the secret's text becomes a key.
+    /// Encoding of the secret.
     pub(super) secret_as: &'static str,
-    /// `wire` or `decoded`: the bytes that it verifies over.
+    /// `wire` or `decoded`: the bytes that verify.
     pub(super) over: Option<&'static str>,
     pub(super) body_bytes: usize,
-    /// Of the body as captured, to be compared with the sender's.
+    /// Hash of the captured body, to compare with the sender's.
     pub(super) body_sha256: String,
-    /// How many keys there are, and which of them verifies, from 1.
+    /// Number of keys, and number of the verifying key, from 1.
     pub(super) keys: usize,
     pub(super) key: Option<usize>,
     pub(super) tolerance_s: Option<u64>,
-    /// Our time, in seconds since the epoch.
+    /// This host's time, in seconds since the epoch.
     pub(super) current: i64,
-    /// The request's time and its distance from ours, where that is what stands against it.
+    /// Time of the request and its distance from `current`, if that is the reason of a refusal.
     pub(super) received: Option<i64>,
     pub(super) diff_s: Option<i64>,
     pub(super) headers: Vec<HeaderReport>,
@@ -50,35 +50,35 @@ pub(super) struct HeaderReport {
     pub(super) found: &'static str,
 }
 
-/// The verdict on a capture.
+/// Verdict about the signature of a capture.
 pub(super) struct SignatureVerdict<'a> {
-    /// The genuine request and what its body stands for, or why it is not.
+    /// Verified request with its decoded body, or the reason why it does not verify.
     pub(super) verified: Result<(Verified<'a>, &'a Bytes), String>,
-    /// What may help.
+    /// Hints.
     pub(super) notes: Vec<String>,
-    /// The facts.
+    /// Report about the signature.
     pub(super) report: SignatureReport,
 }
 
-/// What is judged, and when.
+/// Capture to verify, with its context.
 #[derive(Clone, Copy)]
 pub(super) struct SignatureCheck<'a> {
     pub(super) scheme: &'a Scheme,
     pub(super) keys: &'a Keys,
     pub(super) capture: &'a Capture,
-    /// What the body stands for by its `Content-Encoding`, see [`decode`].
+    /// Body decoded as its `Content-Encoding` says; see [`decode`].
     pub(super) decoded: &'a DecodedCapture,
     pub(super) at: Millis,
     pub(super) max_body: usize,
-    /// What ingress does with a verified request that is no usable event.
+    /// Treatment of verified requests that are no usable events.
     pub(super) invalid: InvalidRequests,
 }
 
-/// A captured body without its coding; `Ok(None)`: it has none.
+/// Captured body after decoding. `Ok(None)`: it is not encoded.
 pub(super) type DecodedCapture =
     Result<Option<Result<Bytes, ContentDecodeError>>, UnsupportedEncodingError>;
 
-/// Undoes the coding that `capture` names.
+/// Decodes the body of `capture`.
 pub(super) fn decode(capture: &Capture, max_body: usize) -> DecodedCapture {
     let encodings = capture.headers.iter().filter(|(name, _)| name == "content-encoding");
     let coding = ContentEncoding::named(encodings.map(|(_, value)| value.as_slice()))?;
@@ -86,7 +86,7 @@ pub(super) fn decode(capture: &Capture, max_body: usize) -> DecodedCapture {
 }
 
 impl<'a> SignatureCheck<'a> {
-    /// Checks as ingress does.
+    /// Verifies as ingress does.
     pub(super) fn answer(self) -> SignatureVerdict<'a> {
         let mut report = self.facts();
         let mut notes = Vec::new();
@@ -139,7 +139,7 @@ impl<'a> SignatureCheck<'a> {
             (Ok(_), Some(Err(ContentDecodeError::Malformed))) => {
                 return Err(self.undecodable(
                     true,
-                    "the body is not what Content-Encoding says",
+                    "the body does not match Content-Encoding",
                     400,
                 ));
             }
@@ -149,7 +149,7 @@ impl<'a> SignatureCheck<'a> {
             },
             (Err(refusal), Some(Err(ContentDecodeError::Malformed))) => {
                 notes.push(
-                    "the body is not what Content-Encoding says; if a tool has decoded it, leave that header out"
+                    "the body does not match Content-Encoding; if a tool has decoded it, leave that header out"
                         .to_owned(),
                 );
                 refusal
@@ -163,7 +163,7 @@ impl<'a> SignatureCheck<'a> {
         Err(self.reason(refusal))
     }
 
-    /// The reason against a body that cannot be decoded. `genuine`: it verifies as sent.
+    /// Returns the reason for a body that cannot be decoded. `genuine`: it verifies as sent.
     fn undecodable(self, genuine: bool, wrong: &str, status: u16) -> String {
         match (genuine, self.invalid) {
             (true, InvalidRequests::Keep) => {
@@ -247,32 +247,32 @@ impl<'a> SignatureCheck<'a> {
                 };
                 let written = written(self.scheme).filter(|_| what.contains("signature"));
                 let expected = written
-                    .map(|form| format!("; by the definition it is {form}"))
+                    .map(|form| format!("; the definition expects {form}"))
                     .unwrap_or_default();
-                format!("a header is not what a genuine request has: {what}{expected}{missing}")
+                format!("a header is malformed: {what}{expected}{missing}")
             }
             Refusal::Mismatch => {
                 format!("no key makes this signature over {}", described(self.scheme).1)
             }
             Refusal::BodyHashMismatch => {
-                "the token is genuine, but was made for another body".to_owned()
+                "the token verifies, but was made for another body".to_owned()
             }
             Refusal::OutsideTolerance { received, current, diff, signature_valid } => {
                 let allowed = tolerance(self.scheme).map_or(0, |tolerance| tolerance.as_secs());
                 let side = if received < current { "behind" } else { "ahead of" };
                 let rest = if signature_valid {
-                    "but for that it verifies"
+                    "apart from that it verifies"
                 } else {
-                    "nor does the signature verify"
+                    "the signature does not verify either"
                 };
                 format!(
-                    "its time {received} is {diff} s {side} {current}, of which {allowed} s are allowed; {rest}"
+                    "its time {received} is {diff} s {side} {current}, and {allowed} s are allowed; {rest}"
                 )
             }
         }
     }
 
-    /// The headers that the one with the signature needs beside it.
+    /// Returns the headers that the scheme needs besides the signature.
     fn beside_the_signature(self) -> Vec<&'a str> {
         match self.scheme {
             Scheme::Hmac(spec) => {
@@ -288,10 +288,10 @@ impl<'a> SignatureCheck<'a> {
         }
     }
 
-    /// What captures commonly suffer from.
+    /// Returns hints about common damage of captures.
     fn hints(self, refusal: Refusal) -> Vec<String> {
         if refusal.valid_but_for_time() {
-            return vec!["give the time at which it was received with --at".to_owned()];
+            return vec!["pass the time of receipt with --at".to_owned()];
         }
         if !refusal.depends_on_body() {
             return Vec::new();
@@ -350,12 +350,12 @@ impl<'a> SignatureCheck<'a> {
     }
 }
 
-/// `body` without a line break at its end; `None`: it has none.
+/// Returns `body` without its final line break. `None`: it has none.
 fn without_line_end(body: &[u8]) -> Option<&[u8]> {
     body.strip_suffix(b"\n").map(|body| body.strip_suffix(b"\r").unwrap_or(body))
 }
 
-/// JSON without white space between its values.
+/// Returns JSON without white space between its values.
 fn compact(body: &[u8]) -> Option<Vec<u8>> {
     let (mut text, mut escaped) = (false, false);
     let kept = body.iter().copied().filter(|byte| {
@@ -380,7 +380,7 @@ fn tolerance(scheme: &Scheme) -> Option<Duration> {
     }
 }
 
-/// How the signature is written in its header, where that is the definition's choice.
+/// Describes the form of the signature in its header, if the definition chooses it.
 fn written(scheme: &Scheme) -> Option<String> {
     let length = |hash, encoding| {
         let bytes: usize = match hash {
@@ -406,7 +406,7 @@ fn written(scheme: &Scheme) -> Option<String> {
     }
 }
 
-/// Its name, what is computed, and how a secret becomes a key.
+/// Returns the scheme's name, its signed content, and the encoding of the secret.
 fn described(scheme: &Scheme) -> (&'static str, String, &'static str) {
     let secret = |encoding| match encoding {
         SecretEncoding::Utf8 => "its text's bytes",

@@ -218,7 +218,7 @@ fn check_reports_the_precise_verification_error() {
     let old = verdict("mux", &signed("mux", body, AT - 1_000_000), body);
     assert!(
         reason(&old).contains(
-            "is 1000 s behind 1767225600, of which 300 s are allowed; but for that it verifies"
+            "is 1000 s behind 1767225600, and 300 s are allowed; apart from that it verifies"
         ),
         "{old}"
     );
@@ -262,10 +262,7 @@ fn check_reports_the_precise_verification_error() {
         invalid: platform.invalid,
     };
     let reason_of_half = question.answer().verified.err().unwrap();
-    assert_eq!(
-        reason_of_half,
-        "a header is not what a genuine request has: timestamp header; absent: svix-timestamp"
-    );
+    assert_eq!(reason_of_half, "a header is malformed: timestamp header; absent: svix-timestamp");
 
     let netflix = br#"{"event_type":"content_added","payload":{"title":"x"}}"#;
     let invalid = verdict("netflix", &signed("netflix", netflix, AT), netflix);
@@ -421,8 +418,8 @@ fn check_reports_usage_problems() {
     );
     assert!(problem("livekit").contains("not configured"), "{}", problem("livekit"));
     assert!(
-        problem("sessions").contains("is no platform"),
-        "the reserved one is nothing to be checked"
+        problem("sessions").contains("unknown platform"),
+        "the reserved platform cannot be checked"
     );
 }
 
@@ -488,7 +485,7 @@ fn check_reports_the_expected_signature_form() {
     };
     for wrong in [format!("sha1={}", "0f".repeat(20)), format!("sha256={}", "0f".repeat(20))] {
         assert!(
-            reason(&wrong).contains("by the definition it is `sha256=` and 64 characters of hex"),
+            reason(&wrong).contains("the definition expects `sha256=` and 64 characters of hex"),
             "{wrong}"
         );
     }

@@ -1,7 +1,9 @@
-//! What every route of an administrator asks for before it does anything.
+//! Authorizes admin requests and reads their bodies.
 //!
-//! Guarantee: the token comes first; a body is read only for who has it, and only to its bound; Redis is asked only while
-//! it may be.
+//! # Guarantees
+//!
+//! - The token is checked first. The body is read only for a valid token, up to its bound. Redis is
+//!   called only while the gate is open. (`admin_token_is_required_to_change_platforms`)
 
 use actix_web::HttpRequest;
 use actix_web::dev::Payload;
@@ -13,10 +15,10 @@ use crate::app::AppState;
 use crate::error::Error;
 use crate::pipeline::{InFlightPermit, ReceivedBody};
 
-/// The body of an administrator's request, at most `most` bytes long, and what holds its place while it is in use.
+/// Returns the body of an admin request, at most `most` bytes long, and its permit.
 ///
 /// # Errors
-/// Why the request is refused.
+/// The reason for the refusal.
 pub(crate) async fn body(
     request: &HttpRequest,
     payload: &mut Payload,

@@ -1,5 +1,4 @@
-//! Answers to what providers ask, and `GET` on the routes of webhooks, by which WebSub hubs and
-//! Meta's dashboard ask.
+//! Answers handshakes, and `GET` on the webhook routes, which WebSub hubs and Meta's dashboard use.
 
 use std::time::Instant;
 
@@ -21,13 +20,13 @@ use crate::pipeline::handshake::{
 use crate::routes;
 use crate::targets::IngestTarget;
 
-/// The answer to what is no question of a WebSub hub.
+/// Error text for a request that is no WebSub verification.
 pub(crate) const HUB_FORM: &str = "Not a WebSub verification of intent";
-/// The answer to what is no question of Meta's dashboard.
+/// Error text for a request that is no dashboard verification.
 pub(crate) const DASHBOARD_FORM: &str =
     "Not a verification with hub.mode, hub.verify_token and hub.challenge";
 
-/// Writes the answer and counts it.
+/// Builds the response and counts it.
 pub(super) fn respond(reply: HandshakeReply, target: &IngestTarget) -> HttpResponse {
     target.metrics.request(RequestOutcome::Handshake);
     let (kind, body) = match reply {
@@ -37,7 +36,7 @@ pub(super) fn respond(reply: HandshakeReply, target: &IngestTarget) -> HttpRespo
         }
         HandshakeReply::Acknowledged => return HttpResponse::new(StatusCode::NO_CONTENT),
     };
-    // What is sent back was chosen by somebody else: no browser shall make more of it than text.
+    // Somebody else chose the echoed text, so browsers must treat it as plain text.
     HttpResponse::Ok()
         .insert_header((CONTENT_TYPE, HeaderValue::from_static(kind)))
         .insert_header((
@@ -47,8 +46,7 @@ pub(super) fn respond(reply: HandshakeReply, target: &IngestTarget) -> HttpRespo
         .body(body)
 }
 
-/// Answers a WebSub hub that asks whether a subscription is meant, and Meta's dashboard that wants
-/// to save this URL.
+/// Answers a WebSub hub that verifies a subscription, or Meta's dashboard that verifies this URL.
 pub(crate) async fn confirm(
     request: HttpRequest,
     payload: Payload,
@@ -100,7 +98,7 @@ pub(crate) async fn confirm(
     response
 }
 
-/// Whether the request announces a body, which no hub sends and nobody would read.
+/// Returns true if the request announces a body. No hub sends one, and none is read.
 pub(super) fn has_body(headers: &HeaderMap) -> bool {
     let length = headers.get(CONTENT_LENGTH).is_some_and(|length| length.as_bytes() != b"0");
     length || headers.contains_key(TRANSFER_ENCODING)

@@ -1,4 +1,4 @@
-//! What the routes do: each takes a request apart, asks the pipeline and writes the answer.
+//! Handles the routes: each handler parses a request, calls the pipeline and builds the response.
 
 mod admin;
 pub(crate) mod fallback;
@@ -25,23 +25,23 @@ use crate::error::Error;
 use crate::pipeline::{IngestReply, IngestStatus};
 use crate::targets::IngestTarget;
 
-/// What a good answer says.
+/// Response to an accepted, duplicate or ignored event.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Queued)]
 pub(crate) struct QueuedResponse<'a> {
-    /// The event's id; a duplicate's is that of the first one. Of a batch, that of its first event.
-    /// Absent for a batch without events.
+    /// Id of the event. For a duplicate, the id of the first one. For a batch, the id of its first
+    /// event; absent if it has none.
     #[serde(skip_serializing_if = "Option::is_none")]
     event_id: Option<&'a str>,
-    /// Of a batch: the ids of all its events, in their order.
+    /// Ids of all events of a batch, in order.
     #[serde(skip_serializing_if = "Option::is_none")]
     event_ids: Option<&'a [String]>,
-    /// What became of it.
+    /// Outcome of the request.
     #[schema(pattern = "^(accepted|duplicate|ignored)$")]
     status: &'static str,
 }
 
-/// Writes a good answer and counts it.
+/// Builds the response and counts it.
 fn respond(answer: &IngestReply, target: &IngestTarget) -> HttpResponse {
     let (code, status, outcome) = match answer.status {
         IngestStatus::Accepted => (target.ack_status, "accepted", RequestOutcome::Accepted),
@@ -65,7 +65,8 @@ fn respond(answer: &IngestReply, target: &IngestTarget) -> HttpResponse {
         .body(body)
 }
 
-/// Turns a panic into an answer: it is logged by the panic hook, and costs its sender one try instead of a connection.
+/// Turns a panic into an error response. The panic hook logs it, and the sender loses one attempt,
+/// not the connection.
 fn catch_panic<T>(
     work: impl Future<Output = Result<T, Error>>,
 ) -> impl Future<Output = Result<T, Error>> {
@@ -81,7 +82,7 @@ mod tests {
     #[tokio::test]
     async fn panic_is_answered_as_internal_error() {
         let answer: Result<IngestReply, Error> =
-            catch_panic(async { panic!("as in a test") }).await;
+            catch_panic(async { panic!("panic of the test") }).await;
         assert!(matches!(answer, Err(Error::Internal)));
     }
 }

@@ -1,8 +1,17 @@
-//! Destinations: trying a URL, sending an event by hand, what became of deliveries, and holding one back.
+//! Tests, triggers, shows, pauses and resumes destinations.
 //!
-//! Guarantee: only who has the admin token; nothing is sent from here to an address that a delivery could not go to; no
-//! answer and no log line holds a secret or a destination's path. A triggered event is answered only after Redis has
-//! its deliveries.
+//! # Guarantees
+//!
+//! - Requests are sent only to addresses that a delivery may use.
+//!   (`destination_test_reports_the_documented_outcomes`)
+//! - No answer and no log line holds a secret or the path of a destination.
+//!   (`outputs_hold_no_secret_signature_or_body`)
+//! - A triggered event is answered only after Redis stored its deliveries.
+//!   (`triggered_event_reaches_subscribers_under_the_returned_ids`)
+//!
+//! # Design
+//!
+//! All routes require the admin token; see [`admin`].
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,22 +47,22 @@ mod status_view;
 pub(crate) use status_view::{DestinationList, DestinationStatus, OverflowSummary, ParkedQueue};
 use status_view::{destination_status, parked};
 
-/// Longest body of these routes, in bytes.
+/// Bound on the body of these routes, in bytes.
 pub(crate) const MAX_BODY: usize = 256 * 1024;
-/// Dead letters that a destination may have by what is triggered by hand: `DLQ_MAX_LEN`, which is the workers' variable,
-/// where nothing is said.
+/// Bound on a destination's dead letters for triggered events: the default of `DLQ_MAX_LEN`, which
+/// is a variable of the worker.
 const MAX_DEAD_LETTERS: u64 = 1_000_000;
-/// Tests of a URL at a time.
+/// Bound on concurrent tests.
 const MAX_CONCURRENT_TESTS: usize = 8;
-/// What a triggered event says of its platform; a reserved word, so that no platform is called so.
+/// Platform of a triggered event. It is reserved, so no platform has this name.
 const TRIGGER_PLATFORM: &str = "trigger";
-/// Form of what `PATCH` takes.
+/// Expected form of a `PATCH` body.
 pub(crate) const CHANGE_FORM: &str =
     "{\"paused\": true}, {\"paused\": false} or {\"take_over\": \"out:webhook_2\"}";
-/// What a test says it is.
+/// Event type of a test.
 const TEST_EVENT: &str = "webhook.test";
 
-/// The destinations, as these routes need them.
+/// State of the destination routes.
 pub(crate) struct OutboundState {
     queue: Queue,
     configured: OutboundConfig,
@@ -63,10 +72,10 @@ pub(crate) struct OutboundState {
 }
 
 impl OutboundState {
-    /// Those that were configured.
+    /// Creates the state from the configuration.
     ///
     /// # Errors
-    /// When TLS cannot be set up.
+    /// TLS cannot be set up.
     pub(crate) fn new(
         queue: Queue,
         configured: OutboundConfig,
@@ -76,7 +85,7 @@ impl OutboundState {
         Ok(Self { queue, configured, client, tests: Semaphore::new(MAX_CONCURRENT_TESTS), sealer })
     }
 
-    /// All destinations now, those of registered platforms last.
+    /// Returns all current destinations, those of registered platforms last.
     fn all(&self, live: Option<&Live>) -> Vec<Destination> {
         let registered = live.and_then(Live::current);
         let registered = registered
@@ -89,7 +98,7 @@ impl OutboundState {
             .collect()
     }
 
-    /// All destinations now, with their queues.
+    /// Returns all current destinations with their queues.
     async fn bound(&self, live: Option<&Live>) -> Result<BoundDestinations, Error> {
         let destinations = self.all(live);
         let all: Vec<&Destination> = destinations.iter().collect();
@@ -100,7 +109,7 @@ impl OutboundState {
 }
 
 impl OutboundState {
-    /// Holds the destination at `position` back, or lets it go on, with all queues of its receiver.
+    /// Pauses or resumes the destination at `position`, with all queues of its receiver.
     async fn set_paused(
         &self,
         bound: &BoundDestinations,
@@ -138,94 +147,95 @@ impl BoundDestinations {
     }
 }
 
-/// What `test` asks for.
+/// Request to test a URL.
 #[derive(Debug, Deserialize, ToSchema)]
 #[schema(as = DestinationTest)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct DestinationTestRequest {
-    /// Where to send a test event.
+    /// URL that gets the test event.
     url: String,
 }
 
-/// What came of it.
+/// Result of a test.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Tested)]
 pub(crate) struct DestinationTestResponse {
-    /// True: the test was made, whatever came of it.
+    /// True: the test was made, whatever its result.
     success: bool,
-    /// What came of it.
+    /// Result of the test.
     test_result: DestinationTestResult,
 }
 
-/// What came of a test.
+/// Result of a test.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = TestResult)]
 pub(crate) struct DestinationTestResult {
-    /// Whether the answer was a 2xx.
+    /// True if the receiver answered with 2xx.
     success: bool,
-    /// The answer's status; 0: there was none.
+    /// Status of the answer; 0: no answer.
     status: u16,
-    /// Milliseconds to the answer; 0: there was none.
+    /// Time until the answer in ms; 0: no answer.
     duration: u64,
-    /// Where it was sent.
+    /// Tested URL.
     url: String,
-    /// In words.
+    /// Result in words.
     message: String,
-    /// Why there was no answer.
+    /// Reason why there was no answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<&'static str>,
 }
 
-/// What `trigger` asks for.
+/// Request to trigger an event.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = Trigger)]
 pub(crate) struct TriggerRequest {
-    /// The event's type.
+    /// Type of the event.
     event: String,
-    /// What it is about.
+    /// Data of the event.
     #[schema(value_type = Object)]
     data: Box<RawValue>,
 }
 
-/// What was put up for delivery.
+/// Deliveries of a triggered event.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Triggered)]
 pub(crate) struct TriggerResponse {
     /// True.
     success: bool,
-    /// The event's type.
+    /// Type of the event.
     event: String,
-    /// One per destination that asked for events of this type.
+    /// One delivery for each destination that subscribes to the type.
     deliveries: Vec<TriggeredDelivery>,
 }
 
-/// One of them.
+/// Delivery of a triggered event.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Delivery)]
 pub(crate) struct TriggeredDelivery {
-    /// Its destination.
+    /// Destination of the delivery.
     #[schema(value_type = String)]
     destination: DestinationName,
-    /// Its id, the same on every attempt.
+    /// Id of the delivery, the same on every attempt.
     delivery_id: String,
-    /// `queued`, or `overflow` where too many are waiting: then it is a dead letter.
+    /// `queued`, or `overflow` if the queue is full and the delivery became a dead letter.
     status: &'static str,
 }
 
-/// What `PATCH` changes.
+/// Change of a destination.
 #[derive(Debug, Deserialize, ToSchema)]
 #[schema(as = DestinationChange)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct DestinationChange {
-    /// True: deliveries are kept, and sent when it is false again; false also resumes one that had answered 410.
+    /// True: deliveries are kept until it is false again. False also resumes a destination that
+    /// answered 410.
     paused: Option<bool>,
     /// Queue whose deliveries are sent to this destination from now on, such as `out:webhook_2`.
     /// Its URL must not be configured any more.
     take_over: Option<String>,
 }
 
-/// `POST /api/webhooks/test`: sends a test event to a URL.
+/// Handles `POST /api/webhooks/test`: sends a test event to a URL.
 pub(crate) async fn test(
     request: HttpRequest,
     payload: Payload,
@@ -289,7 +299,7 @@ fn result(attempt: &AttemptOutcome, took: Duration, url: String) -> DestinationT
     }
 }
 
-/// `POST /api/webhooks/trigger`: puts an event up for delivery by hand.
+/// Handles `POST /api/webhooks/trigger`: enqueues an event for its destinations.
 pub(crate) async fn trigger(
     request: HttpRequest,
     payload: Payload,
@@ -374,7 +384,7 @@ fn enqueue_error(fault: CallError) -> EnqueueError {
     }
 }
 
-/// `GET /api/webhooks/status`: every destination.
+/// Handles `GET /api/webhooks/status`: shows all destinations.
 pub(crate) async fn status(
     request: HttpRequest,
     payload: Payload,
@@ -388,7 +398,7 @@ pub(crate) async fn status(
             destinations
                 .push(destination_status(&outbound.queue, one, &bound.bindings, position).await?);
         }
-        // Until registrations are read, URLs of registered platforms are not known here.
+        // Until registrations are read, the URLs of registered platforms are unknown.
         let complete = live.is_none_or(|live| live.current().is_some());
         let parked =
             if complete { parked(&outbound.queue, &bound.bindings).await? } else { Vec::new() };
@@ -397,7 +407,7 @@ pub(crate) async fn status(
     .await
 }
 
-/// `PATCH /api/webhooks/destinations/{name}`: holds a destination back, or lets it go on.
+/// Handles `PATCH /api/webhooks/destinations/{name}`: pauses or resumes a destination.
 pub(crate) async fn change(
     request: HttpRequest,
     name: Path<String>,
@@ -420,19 +430,20 @@ pub(crate) async fn change(
             tracing::info!(audit = true, action, destination = %one.name, peer, "destination {} {action}", one.name);
             Ok::<(), Error>(())
         };
-        // Held back before it gets more to send, and let go on after a take-over that is not refused.
+        // A pause takes effect before the take-over brings more to send. A resume follows a
+        // take-over that succeeded.
         if paused == Some(true) {
             pause(true).await?;
         }
         if let Some(queue) = take_over {
             let queue = take_over_queue(outbound, &bound, position, &queue).await?;
             tracing::info!(audit = true, action = "taken over", destination = %one.name, queue = %queue.queue(), peer,
-                "destination {} sends what waits in another queue", one.name);
+                "destination {} took over a parked queue", one.name);
         }
         if paused == Some(false) {
             pause(false).await?;
         }
-        // A queue that was handed over is one of the destination's now.
+        // The destination now owns the queue that was taken over.
         let now = outbound.bound(ingress.targets.live()).await?;
         let position = now.destinations.iter().position(named).ok_or(Error::NotFound)?;
         destination_status(&outbound.queue, one, &now.bindings, position).await
@@ -440,7 +451,7 @@ pub(crate) async fn change(
     .await
 }
 
-/// Gives the queue called `text` to the destination at `position`.
+/// Hands the queue called `text` over to the destination at `position`.
 async fn take_over_queue(
     outbound: &OutboundState,
     bound: &BoundDestinations,
@@ -462,12 +473,12 @@ async fn take_over_queue(
     let before = bound.bindings.urls.get(&queue);
     match outbound.queue.hand_over_queue(&queue, before, to).await {
         Ok(true) => {
-            // Its former receiver was busy, if any.
+            // The former receiver may have been busy.
             let keys = outbound.queue.layout().destination(&queue).queue;
             let released = outbound.queue.release_held(&keys).await;
             released.map(|_| queue).map_err(|fault| Error::from(enqueue_error(fault)))
         }
-        Ok(false) => Err(refused("somebody else changed the queue meanwhile; try again")),
+        Ok(false) => Err(refused("the queue was changed concurrently; try again")),
         Err(fault) => Err(Error::from(enqueue_error(fault))),
     }
 }
@@ -476,7 +487,7 @@ fn read<'b, T: Deserialize<'b>>(body: &'b [u8], form: &str) -> Result<T, Error> 
     serde_json::from_slice(body).map_err(|_| Error::InvalidRequest(format!("body: must be {form}")))
 }
 
-/// Does what only admins may, with a body of bounded size.
+/// Runs `work` for an authorized request with a bounded body.
 async fn answer<T: Serialize>(
     request: &HttpRequest,
     payload: Payload,

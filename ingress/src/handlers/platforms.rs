@@ -1,8 +1,15 @@
-//! What is defined, and changing it while the system runs: `POST …/register`, `GET …/platforms`, `PATCH` and `DELETE` of
-//! one.
+//! Registers, lists, pauses and removes platforms at run time.
 //!
-//! Guarantee: only who has the admin token; no answer and no log line holds a secret. A change is answered only after Redis
-//! confirmed it, and this replica works by it from then on; every change leaves a line in the log.
+//! # Guarantees
+//!
+//! - All routes require the admin token. (`admin_token_is_required_to_change_platforms`)
+//! - No answer and no log line holds a secret. (`platform_view_has_everything_but_the_secret`)
+//! - A change is answered only after Redis confirmed it and this replica applied it.
+//!   (`registered_platform_is_known_everywhere_in_two_seconds`)
+//!
+//! # Design
+//!
+//! Every change is logged with `audit = true`.
 
 mod view;
 
@@ -25,19 +32,19 @@ use crate::app::AppState;
 use crate::error::Error;
 use crate::pipeline::EnqueueError;
 
-/// Longest list of problems that is answered, in bytes.
+/// Bound on the list of problems in an answer, in bytes.
 const MAX_PROBLEMS_BYTES: usize = 2000;
 
-/// What `PATCH` changes.
+/// Change of a platform.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = Change)]
 pub(crate) struct PlatformChange {
-    /// True: events are taken and kept, and processed when it is false again.
+    /// True: events are accepted and kept until it is false again.
     paused: bool,
 }
 
-/// `POST …/register`: registers a platform, or updates it.
+/// Handles `POST …/register`: registers or updates a platform.
 pub(crate) async fn register(
     request: HttpRequest,
     payload: Payload,
@@ -61,7 +68,7 @@ pub(crate) async fn register(
     .await
 }
 
-/// `GET …/platforms`: what is defined, from where.
+/// Handles `GET …/platforms`: lists all definitions.
 pub(crate) async fn list(
     request: HttpRequest,
     payload: Payload,
@@ -75,7 +82,7 @@ pub(crate) async fn list(
     .await
 }
 
-/// `PATCH …/platforms/{platform}`: pauses or resumes any platform.
+/// Handles `PATCH …/platforms/{platform}`: pauses or resumes a platform.
 pub(crate) async fn change(
     request: HttpRequest,
     asked: Path<String>,
@@ -96,7 +103,7 @@ pub(crate) async fn change(
     .await
 }
 
-/// `DELETE …/platforms/{platform}`: begins to remove a registered platform.
+/// Handles `DELETE …/platforms/{platform}`: starts the removal of a registered platform.
 pub(crate) async fn remove(
     request: HttpRequest,
     asked: Path<String>,
@@ -125,7 +132,8 @@ pub(crate) async fn remove(
     .await
 }
 
-/// Does what only admins may, with a body of bounded size, and answers what came of it; `None`: it is gone already.
+/// Runs `work` for an authorized request with a bounded body. `None`: the platform does not exist
+/// any more.
 async fn answer<T: Serialize>(
     request: &HttpRequest,
     payload: Payload,
@@ -139,7 +147,7 @@ async fn answer<T: Serialize>(
         let live = ingress.targets.live().ok_or(Error::CannotRegister)?;
         let done = work(live, bytes).await;
         drop(held);
-        // Whatever was changed, this replica shall work by it before anybody is told.
+        // This replica applies the change before it answers.
         live.current().into_iter().for_each(|snapshot| ingress.targets.apply(&snapshot));
         done
     };
@@ -150,8 +158,8 @@ async fn answer<T: Serialize>(
     }
 }
 
-/// The canonical name of the platform that `asked` names, by its name or an alias, and where it came from; `None`: nowhere
-/// that this process can use.
+/// Returns the canonical name of the platform called `asked`, and the source of its definition.
+/// `None`: this process cannot use the definition.
 async fn named(live: &Live, asked: &str) -> Result<(PlatformName, Option<Source>), Error> {
     let snapshot: &Snapshot =
         &*live.fresh().await.map_err(|fault| Error::from(EnqueueError::NotRun(fault)))?;
@@ -162,7 +170,7 @@ async fn named(live: &Live, asked: &str) -> Result<(PlatformName, Option<Source>
     aside.map(|name| (name, None)).ok_or(Error::NotFound)
 }
 
-/// A line about a change, for those who ask later who it was.
+/// Logs a change for later audits.
 fn audit(request: &HttpRequest, action: &'static str, platform: &PlatformName) {
     let peer = request.peer_addr().map(|peer| peer.to_string()).unwrap_or_default();
     tracing::info!(audit = true, action, %platform, peer, "platform {platform} {action}");
@@ -186,7 +194,7 @@ impl From<Refused> for Error {
             }
             Refused::Unknown => Self::NotFound,
             Refused::Contended => {
-                Self::QueueUnavailable("registrations are changed by others all the time")
+                Self::QueueUnavailable("registrations are changed by others too often")
             }
             Refused::Redis(fault) if fault.certainly_not_run() => Self::QueueRefused(fault),
             Refused::Redis(fault) => Self::ResultUnknown(Some(fault)),

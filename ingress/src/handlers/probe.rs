@@ -1,9 +1,11 @@
-//! `HEAD` and `OPTIONS` on the routes of webhooks: dashboards and CloudEvents senders ask whether a
-//! receiver is there.
+//! Answers `HEAD` and `OPTIONS` on the webhook routes, with which dashboards and CloudEvents
+//! senders probe a receiver.
 //!
 //! # Guarantees
-//! - A probe queues nothing and counts as no webhook: `probes_of_dashboards_are_answered`.
-//! - It is refused as a webhook would be: 404, 403 or 500 for a platform that cannot receive.
+//!
+//! - A probe queues nothing and does not count as a webhook. (`probes_of_dashboards_are_answered`)
+//! - A probe is refused as a webhook would be: 404, 403 or 500.
+//!   (`probes_of_dashboards_are_answered`)
 
 use std::sync::Arc;
 
@@ -20,9 +22,9 @@ use crate::error::Error;
 use crate::routes;
 use crate::targets::IngestTarget;
 
-/// Methods where dashboards and hubs ask by `GET`.
+/// Methods of platforms whose dashboards or hubs use `GET`.
 const WITH_GET: &str = "POST, GET, HEAD, OPTIONS";
-/// Longest origin that is granted, in bytes: a domain name.
+/// Bound on an origin that is granted, in bytes: the longest domain name.
 const MAX_ORIGIN_BYTES: usize = 255;
 
 /// Headers of "HTTP 1.1 Web Hooks for Event Delivery" (CloudEvents), section 4.
@@ -31,7 +33,7 @@ const REQUEST_RATE: &str = "webhook-request-rate";
 const ALLOWED_ORIGIN: HeaderName = HeaderName::from_static("webhook-allowed-origin");
 const ALLOWED_RATE: HeaderName = HeaderName::from_static("webhook-allowed-rate");
 
-/// Answers 200 where a webhook could be posted.
+/// Answers 200 if a webhook could be posted.
 pub(crate) async fn head(
     request: HttpRequest,
     payload: Payload,
@@ -43,8 +45,8 @@ pub(crate) async fn head(
     }
 }
 
-/// Lists the methods, and grants a CloudEvents sender what it asks for: its events are verified one
-/// by one anyway.
+/// Lists the methods, and grants a CloudEvents sender its request. Each of its events is still
+/// verified.
 pub(crate) async fn options(
     request: HttpRequest,
     payload: Payload,
@@ -77,7 +79,7 @@ pub(crate) async fn options(
     granted.finish()
 }
 
-/// The platform that `request` names, if it receives webhooks.
+/// Returns the platform in the path of `request`, if it receives webhooks.
 async fn receiver(request: &HttpRequest, ingress: &AppState) -> Result<Arc<IngestTarget>, Error> {
     let name = routes::platform_name(request);
     let target = catch_panic(ingress.targets.resolve(name, &ingress.pipeline.gate)).await?;
@@ -93,7 +95,7 @@ async fn receiver(request: &HttpRequest, ingress: &AppState) -> Result<Arc<Inges
     Ok(target)
 }
 
-/// Tells whether `value` may be sent back as a header: short, and nothing but visible ASCII.
+/// Returns true if `value` may be echoed in a header: short, and only visible ASCII.
 fn is_origin(value: &HeaderValue) -> bool {
     let bytes = value.as_bytes();
     (1..=MAX_ORIGIN_BYTES).contains(&bytes.len()) && bytes.iter().all(u8::is_ascii_graphic)

@@ -1,7 +1,11 @@
-//! `PUT /api/v1/sessions/{room_id}`: an application announces a session.
+//! Handles `PUT /api/v1/sessions/{room_id}`: an application announces a session.
 //!
-//! Guarantee: an announcement goes the way of every event, through the queue, and what is queued is complete and
-//! checked: a worker never has to guess. `config` travels as written, number by number.
+//! # Guarantees
+//!
+//! - An announcement goes through the queue like every event.
+//!   (`announcement_is_queued_on_the_reserved_platform`)
+//! - A queued announcement is complete and checked. `config` is kept as written.
+//!   (`announcement_holds_the_given_members_only`)
 
 use std::time::Instant;
 
@@ -22,12 +26,12 @@ use crate::app::AppState;
 use crate::error::Error;
 use crate::pipeline::ReceivedBody;
 
-/// The type of an announcement.
+/// Event type of an announcement.
 const EVENT_TYPE: &str = "session.announced";
-/// Longest room id and live stream id, in bytes.
+/// Bound on room ids and live stream ids, in bytes.
 pub(crate) const MAX_ID_BYTES: usize = 256;
 
-/// Receives one announcement.
+/// Handles one announcement.
 pub(crate) async fn announce(
     request: HttpRequest,
     room_id: Path<String>,
@@ -63,8 +67,8 @@ pub(crate) async fn announce(
     response
 }
 
-/// The event of an announcement. With a key it happens once per room; without, every request is an announcement of its
-/// own.
+/// Creates the event of an announcement. With an idempotency key it happens once per room. Without
+/// one, every request is a new announcement.
 fn event(platform: &PlatformName, room_id: &str, key: Option<&str>, body: Bytes) -> NewEvent {
     let scoped = key.map(|key| marker_digest(room_id, key));
     let marker = scoped.as_ref().map(|id| marker_digest(platform.as_str(), id));
@@ -105,7 +109,7 @@ struct AnnouncementBody<'a> {
     config: Option<&'a RawValue>,
 }
 
-/// The body that is queued for the announcement `body` of `room_id`.
+/// Returns the body to queue for the announcement `body` of `room_id`.
 fn announcement(room_id: &str, body: &[u8]) -> Result<Bytes, Error> {
     if !is_id(room_id) {
         return Err(invalid("room_id must be 1 to 256 bytes of text without control characters"));
@@ -150,7 +154,7 @@ fn config<'a>(node: &JsonNode<'a>) -> Result<&'a RawValue, Error> {
     serde_json::from_str(node.raw()).map_err(|_| Error::Internal)
 }
 
-/// A path that was not UTF-8 holds replacement characters.
+/// A path that was not UTF-8 has replacement characters.
 fn is_id(text: &str) -> bool {
     (1..=MAX_ID_BYTES).contains(&text.len())
         && !text.contains(|c: char| c.is_control() || c == char::REPLACEMENT_CHARACTER)

@@ -1,7 +1,13 @@
-//! Statistics of the whole system, read from Redis.
+//! Returns statistics of the whole system from Redis.
 //!
-//! Guarantee: they do not depend on which replica is asked, and count an event once: each number is kept by the script
-//! that moves the event. Announcements of sessions are no webhooks and are left out.
+//! # Guarantees
+//!
+//! - All replicas return the same numbers, and an event counts once. The script that moves an event
+//!   also counts it. (`statistics_cover_the_whole_system`)
+//!
+//! # Design
+//!
+//! Session announcements are not webhooks, so they are left out.
 
 use actix_web::http::header::AUTHORIZATION;
 use actix_web::web::{Data, Payload};
@@ -18,47 +24,47 @@ use crate::app::AppState;
 use crate::error::Error;
 use crate::pipeline::EnqueueError;
 
-/// Where the numbers are, and who may see them.
+/// Source of the statistics and access to it.
 pub(crate) struct StatisticsSource {
-    /// The queue.
+    /// Queue with the numbers.
     pub(crate) queue: Queue,
-    /// `STATS_PUBLIC`: no token is asked for.
+    /// `STATS_PUBLIC`: no token is required.
     pub(crate) public: bool,
 }
 
-/// What became of webhooks since Redis was empty.
+/// Webhooks since Redis was empty.
 #[derive(Debug, Default, PartialEq, Serialize, ToSchema)]
 pub(crate) struct Metrics {
-    /// Genuine and within limits.
+    /// Verified webhooks within the limits.
     received: u64,
-    /// Took effect, or were logged, or were older than what is stored.
+    /// Events that took effect, were logged, or were older than the stored state.
     processed: u64,
-    /// Became dead letters.
+    /// Events that became dead letters.
     failed: u64,
-    /// Were seen before.
+    /// Events that were seen before.
     duplicates: u64,
-    /// Were refused over a limit.
+    /// Events that were refused over a limit.
     rate_limited: u64,
-    /// `processed`, in percent of `received`.
+    /// `processed` in percent of `received`.
     success_rate: f64,
-    /// `failed`, in percent of `received`.
+    /// `failed` in percent of `received`.
     failure_rate: f64,
 }
 
-/// Where events are now.
+/// Current number of events by state.
 #[derive(Debug, Default, PartialEq, Serialize, ToSchema)]
 pub(crate) struct Stats {
-    /// Not delivered yet, or waiting for a retry.
+    /// Events that were not delivered yet, or that wait for a retry.
     pending_count: u64,
-    /// Delivered, not settled.
+    /// Events that were delivered and are not settled.
     processing_count: u64,
     /// Dead letters.
     dead_letter_count: u64,
-    /// Took effect, or were logged, or were older than what is stored.
+    /// Events that took effect, were logged, or were older than the stored state.
     total_processed: u64,
 }
 
-/// One platform's counters.
+/// Counters of one platform.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct PlatformCounts {
     accepted: u64,
@@ -68,7 +74,7 @@ struct PlatformCounts {
     dead_lettered: u64,
 }
 
-/// `GET …/metrics`: what became of webhooks.
+/// Handles `GET …/metrics`: the counters of all webhooks.
 pub(crate) async fn metrics(
     request: HttpRequest,
     payload: Payload,
@@ -80,7 +86,7 @@ pub(crate) async fn metrics(
     .await
 }
 
-/// `GET …/stats`: where events are.
+/// Handles `GET …/stats`: the current number of events by state.
 pub(crate) async fn stats(
     request: HttpRequest,
     payload: Payload,

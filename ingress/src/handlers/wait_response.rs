@@ -1,7 +1,10 @@
-//! The answer to a request that waits for what becomes of its event.
+//! Answers a request that waits for the result of its event.
 //!
-//! Guarantee: it is one of three: what the event did, that it is a dead letter, or, when that is not known in time, what
-//! anybody is answered who does not wait. A duplicate does not wait: it is told what is known.
+//! # Guarantees
+//!
+//! - The answer is the result, the dead letter, or, after the timeout, the same as without waiting.
+//!   (`wait_timeout_is_answered_as_queued`)
+//! - A duplicate does not wait. It gets the result if that is known. (`duplicate_never_waits`)
 
 use actix_web::HttpResponse;
 use actix_web::http::header::{CONTENT_TYPE, HeaderValue};
@@ -16,21 +19,21 @@ use crate::openapi::results::EventResultsDoc;
 use crate::pipeline::{IngestReply, IngestStatus, ResultWaiter};
 use crate::targets::IngestTarget;
 
-/// The header that says which preference was met.
+/// Header that names the applied preference.
 const PREFERENCE_APPLIED: &str = "preference-applied";
 
-/// What an event did.
+/// Result of a processed event.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Done)]
 pub(crate) struct ProcessedResponse<'a> {
     /// True.
     success: bool,
-    /// The worker's words.
+    /// Result as the worker wrote it.
     #[schema(value_type = EventResultsDoc)]
     results: &'a RawValue,
 }
 
-/// What an event is that could not be processed.
+/// Answer for an event that could not be processed.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Failed)]
 pub(crate) struct ProcessingErrorResponse<'a> {
@@ -39,16 +42,16 @@ pub(crate) struct ProcessingErrorResponse<'a> {
     /// `E_WEBHOOK_PROCESSING_ERROR`.
     #[schema(pattern = "^E_WEBHOOK_PROCESSING_ERROR$")]
     errcode: &'a str,
-    /// The same in words, with the dead letter's error code.
+    /// Error in words, with the error code of the dead letter.
     errmesg: &'a str,
-    /// Which answer it is: the line in the log has it too.
+    /// Id of this response. The log line has it, too.
     #[schema(pattern = "^[0-9a-f]{8,32}$")]
     erresid: &'a str,
-    /// The event's id.
+    /// Id of the event.
     event_id: &'a str,
 }
 
-/// Waits, writes the answer and counts it as what it is without the waiting.
+/// Waits for the result and builds the response. Counts the request as if it had not waited.
 pub(super) async fn wait_response(
     answer: IngestReply,
     mut waiter: ResultWaiter,
@@ -57,7 +60,7 @@ pub(super) async fn wait_response(
     let (outcome, counted) = match answer.status {
         IngestStatus::Accepted => (waiter.outcome().await, RequestOutcome::Accepted),
         IngestStatus::Duplicate => (waiter.stored().await, RequestOutcome::Duplicate),
-        // A dead letter has no result to wait for.
+        // A dead letter has no result.
         IngestStatus::KeptInvalid => (None, RequestOutcome::KeptInvalid),
         IngestStatus::Ignored => (None, RequestOutcome::Ignored),
     };
@@ -78,7 +81,7 @@ pub(super) async fn wait_response(
 fn failed(answer: &IngestReply, code: &str, target: &IngestTarget) -> serde_json::Result<Vec<u8>> {
     let (errcode, event_id) = ("E_WEBHOOK_PROCESSING_ERROR", answer.event_id.as_str());
     let erresid = &format!("{:012x}", rand::random::<u64>() >> 16);
-    tracing::warn!(erresid, errcode, platform = %target.platform.name, event_id, code, "a sender was told that its event is a dead letter");
+    tracing::warn!(erresid, errcode, platform = %target.platform.name, event_id, code, "event was dead-lettered; answering its waiting sender");
     let errmesg = &format!("Webhook event could not be processed: {code}");
     serde_json::to_vec(&ProcessingErrorResponse {
         success: false,

@@ -1,4 +1,4 @@
-//! `POST /api/v1/webhooks/{platform}` and its other spellings.
+//! Handles `POST /api/v1/webhooks/{platform}` and its aliases.
 
 use std::borrow::Borrow;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::pipeline::IngestOutcome;
 use crate::routes;
 use crate::targets::IngestTarget;
 
-/// A request whose body was taken.
+/// Request without its body.
 struct BodylessRequest(Request);
 
 impl Borrow<HeaderMap> for BodylessRequest {
@@ -25,7 +25,7 @@ impl Borrow<HeaderMap> for BodylessRequest {
     }
 }
 
-/// Receives one webhook for `target`, whose name its path holds.
+/// Handles a webhook for `target`, whose name is in the path.
 pub(crate) async fn receive_directly(
     mut request: Request,
     target: Arc<IngestTarget>,
@@ -38,7 +38,7 @@ pub(crate) async fn receive_directly(
     answer(taken, &target, payload, begun).await
 }
 
-/// Receives one webhook that the table of routes has brought here.
+/// Handles a webhook that the router dispatched.
 pub(crate) async fn receive(
     request: HttpRequest,
     payload: Payload,
@@ -71,7 +71,7 @@ async fn answer(
 ) -> HttpResponse {
     let response = match taken {
         Ok(IngestOutcome::Event(answer)) => respond(&answer, target),
-        // Rare: it is not to make what every request waits in larger.
+        // Boxed, because it is rare and would enlarge the future of every request.
         Ok(IngestOutcome::Waiting(answer, waiter)) => {
             Box::pin(wait_response::wait_response(answer, *waiter, target)).await
         }
@@ -94,7 +94,8 @@ mod tests {
     use super::*;
     use crate::testing::{TestIngress, targets};
 
-    /// Each request makes one, moves it once and keeps it until Redis has answered: what few requests need is boxed.
+    /// Every request creates this future, moves it once, and keeps it until Redis has answered.
+    /// Rare branches are boxed.
     #[actix_web::test]
     async fn request_future_is_at_most_2560_bytes() {
         let (ingress, mux) = (TestIngress::new().ingress, targets().find("mux").unwrap());

@@ -1,4 +1,4 @@
-//! What descriptions are put together from.
+//! Builds the parts of the OpenAPI document.
 
 use serde_json::Value;
 use utoipa::ToSchema;
@@ -12,14 +12,14 @@ use utoipa::openapi::{Content, ContentBuilder, Ref, RefOr, Required, ResponseBui
 
 /// Media type of JSON.
 pub(super) const JSON: &str = "application/json";
-/// Media type of challenges and of what `/live` and `/ready` say.
+/// Media type of challenges and of the answers of `/live` and `/ready`.
 pub(super) const TEXT: &str = "text/plain";
-/// The security scheme of admin routes.
+/// Security scheme of the admin routes.
 pub(super) const ADMIN: &str = "adminToken";
-/// The security scheme of webhooks.
+/// Security scheme of webhooks.
 pub(super) const SIGNATURE: &str = "webhookSignature";
 
-/// One route: a path as it stands in the URL table, a method, and what it does.
+/// Route with its path as in the URL table, its method and its operation.
 pub(super) struct RouteDoc {
     pub(super) path: &'static str,
     pub(super) method: HttpMethod,
@@ -40,7 +40,7 @@ impl RouteDoc {
     }
 }
 
-/// An operation without its answers.
+/// Builds an operation without responses.
 pub(super) fn operation(tag: &str, id: &str, summary: &str, description: &str) -> OperationBuilder {
     OperationBuilder::new()
         .tag(tag)
@@ -49,17 +49,17 @@ pub(super) fn operation(tag: &str, id: &str, summary: &str, description: &str) -
         .description(Some(description))
 }
 
-/// Only for who presents the admin token.
+/// Requires the admin token.
 pub(super) fn admin() -> SecurityRequirement {
     SecurityRequirement::new(ADMIN, [""; 0])
 }
 
-/// A reference to the schema of `T`, which the document must have among its components.
+/// Returns a reference to the schema of `T`, which must be among the components.
 pub(super) fn schema<T: ToSchema>() -> RefOr<Schema> {
     Ref::from_schema_name(T::name()).into()
 }
 
-/// The schema of `T`, in which `property` is one of `values`.
+/// Returns the schema of `T` with `property` restricted to `values`.
 pub(super) fn narrowed<T: ToSchema>(property: &str, values: &[&str]) -> Schema {
     AllOfBuilder::new()
         .item(schema::<T>())
@@ -67,22 +67,22 @@ pub(super) fn narrowed<T: ToSchema>(property: &str, values: &[&str]) -> Schema {
         .into()
 }
 
-/// One of `values`.
+/// Returns a schema for one of `values`.
 pub(super) fn one_of<V: Into<Value> + Clone>(values: &[V]) -> ObjectBuilder {
     ObjectBuilder::new().schema_type(SchemaType::AnyValue).enum_values(Some(values.iter().cloned()))
 }
 
-/// A text.
+/// Returns the schema of a string.
 pub(super) fn string() -> ObjectBuilder {
     ObjectBuilder::new().schema_type(Type::String)
 }
 
-/// A body of `schema` with an example.
+/// Returns content of `schema` with an example.
 pub(super) fn content(schema: impl Into<RefOr<Schema>>, example: Value) -> Content {
     ContentBuilder::new().schema(Some(schema)).example(Some(example)).build()
 }
 
-/// An answer in JSON.
+/// Returns a JSON response.
 pub(super) fn json(
     description: &str,
     schema: impl Into<RefOr<Schema>>,
@@ -91,12 +91,12 @@ pub(super) fn json(
     ResponseBuilder::new().description(description).content(JSON, content(schema, example))
 }
 
-/// An answer in plain text.
+/// Returns a plain text response.
 pub(super) fn text(description: &str, example: &str) -> ResponseBuilder {
     ResponseBuilder::new().description(description).content(TEXT, content(string(), example.into()))
 }
 
-/// A request's body in JSON.
+/// Returns a JSON request body.
 pub(super) fn body(description: &str, content: Content, required: Required) -> RequestBody {
     RequestBodyBuilder::new()
         .description(Some(description))
@@ -105,7 +105,7 @@ pub(super) fn body(description: &str, content: Content, required: Required) -> R
         .build()
 }
 
-/// A part of the path.
+/// Returns a path parameter.
 pub(super) fn in_path(
     name: &str,
     description: &str,
@@ -114,7 +114,7 @@ pub(super) fn in_path(
     parameter(ParameterIn::Path, name, description, schema).required(Required::True).build()
 }
 
-/// A header that may be sent.
+/// Returns an optional header parameter.
 pub(super) fn in_header(
     name: &str,
     description: &str,
@@ -123,7 +123,7 @@ pub(super) fn in_header(
     parameter(ParameterIn::Header, name, description, schema).required(Required::False).build()
 }
 
-/// A query parameter that must be sent.
+/// Returns a required query parameter.
 pub(super) fn in_query(
     name: &str,
     description: &str,

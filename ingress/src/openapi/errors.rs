@@ -1,7 +1,13 @@
-//! The refusals of each route, described by being asked for.
+//! Documents the error responses of each route.
 //!
-//! Guarantee: status, `errcode`, text and headers of every refusal are what [`Error`] itself answers with; nothing is
-//! written down a second time. Each route lists values of [`Error`], and the answers to those are looked at.
+//! # Guarantees
+//!
+//! - Status, `errcode`, text and headers come from [`Error`] itself.
+//!   (`openapi_describes_every_error`)
+//!
+//! # Design
+//!
+//! Each route lists values of [`Error`]. Their responses are rendered and described.
 
 use std::collections::BTreeMap;
 
@@ -24,9 +30,9 @@ use crate::error::{Error, ErrorResponse, RenderedError};
 use crate::pipeline::identify::IdentifyError;
 use crate::redis_gate::ClockDoubt;
 
-/// An operation that may refuse.
+/// Operation with error responses.
 pub(super) trait DocumentErrors {
-    /// Describes the answers to `errors`, by status.
+    /// Adds the responses to `errors`, by status.
     fn with_errors(self, errors: &[Error]) -> Self;
 }
 
@@ -42,7 +48,7 @@ impl DocumentErrors for OperationBuilder {
     }
 }
 
-/// The answer to any of `errors`.
+/// Describes the response to any of `errors`.
 pub(super) fn answer<'e>(errors: impl IntoIterator<Item = &'e Error>) -> Response {
     let mut codes = Vec::new();
     let mut reasons = Vec::<String>::new();
@@ -77,7 +83,7 @@ pub(super) fn answer<'e>(errors: impl IntoIterator<Item = &'e Error>) -> Respons
     answer.description(reasons.join("  \n")).content(JSON, content).build()
 }
 
-/// How the header `name` is written, and what it is.
+/// Returns the usual spelling and the description of the header `name`.
 fn header(name: &HeaderName, value: &str) -> (String, Header) {
     let integer = || ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(1));
     let (spelled, description, schema) = match name {
@@ -100,17 +106,17 @@ fn header(name: &HeaderName, value: &str) -> (String, Header) {
     (spelled.to_owned(), header)
 }
 
-/// Without the right admin token.
+/// Errors of a missing or wrong admin token.
 pub(super) fn admin() -> Vec<Error> {
     vec![Error::Admin(AdminAuthError::Missing), Error::Admin(AdminAuthError::Forbidden)]
 }
 
-/// A request that makes no sense, for such a reason.
+/// Error of an invalid request, with this reason.
 pub(super) fn invalid(reason: &str) -> Error {
     Error::InvalidRequest(reason.to_owned())
 }
 
-/// A body that cannot be read.
+/// Errors of a body that cannot be read.
 pub(super) fn reading_body() -> Vec<Error> {
     vec![
         Error::PayloadTooLarge { limit: DEFAULT_MAX_BODY },
@@ -121,7 +127,7 @@ pub(super) fn reading_body() -> Vec<Error> {
     ]
 }
 
-/// A Redis that cannot be read.
+/// Errors of a Redis that cannot be read.
 pub(super) fn reading_redis() -> Vec<Error> {
     let refused = CallError::NotRun((redis::ErrorKind::Io, "refused").into());
     vec![
@@ -131,24 +137,24 @@ pub(super) fn reading_redis() -> Vec<Error> {
     ]
 }
 
-/// An event that cannot be queued.
+/// Errors of an event that cannot be queued.
 pub(super) fn queueing() -> Vec<Error> {
     let mut errors = reading_redis();
     errors.extend([Error::ResultUnknown(None), Error::BacklogFull]);
     errors
 }
 
-/// A platform that is nowhere defined.
+/// Error of an undefined platform.
 pub(super) fn unknown() -> Error {
     Error::unsupported_platform("acme")
 }
 
-/// A platform that receives nothing.
+/// Errors of a platform that receives nothing.
 pub(super) fn platform() -> Vec<Error> {
     vec![Error::PlatformDisabled, Error::ConfigMissing]
 }
 
-/// A webhook that is refused.
+/// Errors of a refused webhook.
 pub(super) fn webhook() -> Vec<Error> {
     let mut errors = vec![unknown()];
     errors.extend(platform());
@@ -171,7 +177,7 @@ pub(super) fn webhook() -> Vec<Error> {
     errors
 }
 
-/// What `busy_status` changes the status of.
+/// Errors whose status `busy_status` replaces.
 pub(super) fn busy() -> [Error; 2] {
     [Error::RateLimited { retry_after_s: 7 }, Error::BodyTimeout]
 }

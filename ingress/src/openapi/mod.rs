@@ -1,8 +1,10 @@
-//! `GET /api/openapi.json`: the description of the HTTP interface, in OpenAPI 3.1.
+//! Serves `GET /api/openapi.json`: the OpenAPI 3.1 document of the HTTP interface.
 //!
-//! Guarantee: it says what the program does. Paths come from the URL table, bodies from the types that are written, and
-//! refusals from [`crate::error::Error`] itself; a test compares it with the routes that actix knows, and another with
-//! what a running system answers.
+//! # Guarantees
+//!
+//! - Paths come from the URL table. (`openapi_routes_are_those_of_the_router`)
+//! - Bodies come from the types that handlers serialize, and errors from [`crate::error::Error`].
+//!   (`openapi_document_is_valid_and_matches_the_answers`)
 
 mod builders;
 mod errors;
@@ -38,8 +40,8 @@ const ABOUT: &str = "Webhooks from streaming and media platforms, received once,
 
 Every error is answered as `{\"success\": false, \"errcode\", \"errmesg\", \"erresid\"}`; `erresid` is in the log line, \
 too. A route that does not exist answers 404 `E_NOT_FOUND`; one that exists for other methods, 405 \
-`E_METHOD_NOT_ALLOWED` with `Allow`. What is no HTTP, or whose head is too large, gets a 400 or 431 without a body; a \
-head that does not arrive in time is not answered. Where `servers` names a port, it is the default one of that process.";
+`E_METHOD_NOT_ALLOWED` with `Allow`. A request that is not HTTP, or whose head is too large, gets a 400 or 431 without a body. \
+A head that does not arrive in time is not answered. Ports in `servers` are the defaults.";
 
 /// Answers with the document.
 pub(crate) async fn serve() -> HttpResponse {
@@ -50,7 +52,7 @@ pub(crate) async fn serve() -> HttpResponse {
         .body(JSON.clone())
 }
 
-/// The whole description.
+/// Builds the whole document.
 fn document() -> OpenApi {
     let info = InfoBuilder::new()
         .title("Tributary")
@@ -61,7 +63,7 @@ fn document() -> OpenApi {
         ));
     let ingress = ServerBuilder::new()
         .url("/")
-        .description(Some("ingress: where this document comes from"))
+        .description(Some("ingress, which serves this document"))
         .build();
     OpenApiBuilder::new()
         .info(info)
@@ -97,7 +99,7 @@ fn paths() -> Paths {
 fn components() -> Components {
     let token = HttpBuilder::new()
         .scheme(HttpAuthScheme::Bearer)
-        .description(Some("`ADMIN_TOKEN`; where none is configured, every such route answers 403"))
+        .description(Some("`ADMIN_TOKEN`; if none is configured, every such route answers 403"))
         .build();
     let signature = ApiKeyValue::with_description(
         "X-Webhook-Signature",
@@ -135,10 +137,10 @@ fn tags() -> [Tag; 6] {
         TagBuilder::new().name(name).description(Some(description)).build()
     };
     [
-        tag("webhooks", "What providers send"),
-        tag("platforms", "What is defined, changed while the system runs"),
-        tag("sessions", "What applications announce and read"),
-        tag("outbound", "Where processed events are sent"),
+        tag("webhooks", "Webhooks of providers"),
+        tag("platforms", "Definitions, changed at run time"),
+        tag("sessions", "Sessions that applications announce and read"),
+        tag("outbound", "Destinations of processed events"),
         tag("statistics", "Numbers of the whole system"),
         tag("operations", "Health and metrics of one process"),
     ]

@@ -1,4 +1,4 @@
-//! What every process answers at its operational address, and what a worker answers there beside it.
+//! Documents the routes at `OPS_BIND` of every process, and those of a worker.
 
 use serde_json::{Value, json};
 use utoipa::ToSchema;
@@ -15,37 +15,37 @@ use crate::routes::SESSION;
 
 const TAG: &str = "operations";
 
-/// Where a worker tells what became of an event.
+/// Path of an event's state, at a worker's `OPS_BIND`.
 const EVENT: &str = "/api/v1/webhooks/{platform}/events/{event_id}";
 
-/// A session's row. Times are RFC 3339 in UTC with milliseconds; what is not known is null.
+/// Row of a session. Times are RFC 3339 in UTC with milliseconds; unknown values are null.
 #[allow(dead_code, reason = "describes what a database writes")]
 #[derive(ToSchema)]
 #[schema(as = Session)]
 pub(super) struct SessionDoc {
-    /// The room.
+    /// Room of the session.
     #[schema(required)]
     room_id: String,
-    /// Whose session it is; `sessions` where an application announced it.
+    /// Platform of the session; `sessions` if an application announced it.
     platform: String,
-    /// What it is now.
+    /// Current status.
     status: sessions::SessionStatusDoc,
-    /// The live stream's id at the provider.
+    /// Live stream id of the provider.
     #[schema(required)]
     live_stream_id: Option<String>,
-    /// What the application keeps with it.
+    /// Data of the application.
     #[schema(required, value_type = Option<Object>)]
     config: Option<()>,
     /// Title of the broadcast.
     #[schema(required)]
     title: Option<String>,
-    /// Who streams.
+    /// Id of the streamer.
     #[schema(required)]
     streamer_id: Option<String>,
-    /// In which application of the provider.
+    /// Application of the provider.
     #[schema(required)]
     app_id: Option<String>,
-    /// Viewers now.
+    /// Current number of viewers.
     #[schema(required)]
     viewer_count: Option<i64>,
     /// Most viewers of the current broadcast.
@@ -54,54 +54,54 @@ pub(super) struct SessionDoc {
     /// Length of the broadcast in seconds.
     #[schema(required)]
     duration_seconds: Option<f64>,
-    /// The provider's error code.
+    /// Error code of the provider.
     #[schema(required)]
     error_code: Option<String>,
-    /// The provider's error in words.
+    /// Error text of the provider.
     #[schema(required)]
     error_message: Option<String>,
-    /// When the broadcast began.
+    /// Start of the broadcast.
     #[schema(required, format = DateTime)]
     started_at: Option<String>,
-    /// When it ended.
+    /// End of the broadcast.
     #[schema(required, format = DateTime)]
     ended_at: Option<String>,
-    /// What has no column.
+    /// Values without a column.
     #[schema(required, value_type = Option<Object>)]
     data: Option<()>,
-    /// The newest event that changed it.
+    /// Newest event that changed the session.
     #[schema(required)]
     last_event_id: Option<String>,
-    /// The provider's time of that event.
+    /// Time of that event at the provider.
     #[schema(required, format = DateTime)]
     last_event_at: Option<String>,
-    /// When the row was made.
+    /// Time of the row's creation.
     #[schema(format = DateTime)]
     created_at: String,
-    /// When it was changed last.
+    /// Time of the last change.
     #[schema(format = DateTime)]
     updated_at: String,
 }
 
-/// The routes.
+/// Returns the routes.
 pub(super) fn routes() -> Vec<RouteDoc> {
     let live = operation(
         TAG,
         "live",
-        "Whether the process runs",
+        "Liveness of the process",
         "Depends on nothing outside the process.",
     )
     .servers(Some([ingress(), worker()]))
-    .response("200", text("It runs", "live\n"));
+    .response("200", text("Live", "live\n"));
     let ready = operation(
         TAG,
         "ready",
-        "Whether the process can do its work",
-        "Not while Redis is away, or a worker's database, and no more once the process was told to stop.",
+        "Readiness of the process",
+        "Not ready while Redis or a worker's database is unavailable, and during shutdown.",
     )
     .servers(Some([ingress(), worker()]))
-    .response("200", text("It can", "ready\n"))
-    .response("503", text("It cannot, and why", "not ready: Redis does not answer\n"));
+    .response("200", text("Ready", "ready\n"))
+    .response("503", text("Not ready, with the reason", "not ready: Redis does not answer\n"));
     let metrics = operation(
         TAG,
         "metrics",
@@ -126,17 +126,21 @@ pub(super) fn routes() -> Vec<RouteDoc> {
     let event = operation(
         "webhooks",
         "getEvent",
-        "What became of an event",
-        "The ledger says what is processed; of the rest, Redis knows where it is. One that nobody knows is 404.",
+        "State of an event",
+        "The ledger has processed events, and Redis has all others. An unknown event gets 404.",
     )
     .servers(Some([worker()]))
     .security(admin())
     .parameter(in_path("platform", "The platform's name or an alias", string().examples(["mux"])))
-    .parameter(in_path("event_id", "The event's id, as ingress told it", string().examples(["evt-1"])))
+    .parameter(in_path(
+        "event_id",
+        "The event's id, as ingress returned it",
+        string().examples(["evt-1"]),
+    ))
     .response(
         "200",
         json(
-            "Where it is, and what it did",
+            "State and result of the event",
             schema::<results::EventStateDoc>(),
             json!({"state": "processed", "results": results::example()}),
         ),
@@ -154,7 +158,7 @@ pub(super) fn routes() -> Vec<RouteDoc> {
     ]
 }
 
-/// The same without a body, as load balancers ask.
+/// Documents the same request without a body, as load balancers send it.
 fn probe(id: &str, may_fail: bool) -> OperationBuilder {
     let answer = |description: &str| ResponseBuilder::new().description(description);
     let probe = operation(TAG, id, "The same as GET, without a body", "")
@@ -164,12 +168,12 @@ fn probe(id: &str, may_fail: bool) -> OperationBuilder {
     if may_fail { probe.response("503", answer("As GET")) } else { probe }
 }
 
-/// Where ingress answers such requests.
+/// Ops server of ingress.
 fn ingress() -> Server {
     server("ingress: its `OPS_BIND`", "9100")
 }
 
-/// Where workers do.
+/// Ops server of a worker.
 fn worker() -> Server {
     server("worker: its `OPS_BIND`", "9101")
 }

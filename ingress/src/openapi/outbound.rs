@@ -1,4 +1,4 @@
-//! Destinations: tried, triggered by hand, shown and held back.
+//! Documents the destination routes.
 
 use serde_json::{Value, json};
 use utoipa::openapi::path::{HttpMethod, OperationBuilder};
@@ -16,17 +16,17 @@ use crate::routes::{DESTINATION, STATUS, TEST, TRIGGER};
 
 const TAG: &str = "outbound";
 
-const ABOUT_TEST: &str = "Sends one test event there, signed with `WEBHOOK_SECRET_KEY`, and says what came of it: 200 also where \
-    nobody was reached. Private addresses are refused unless `WEBHOOK_ALLOW_PRIVATE` allows them (`EBLOCKED`).";
-const ABOUT_TRIGGER: &str = "Puts an event up for delivery to every destination that asks for events of this type. It changes \
+const ABOUT_TEST: &str = "Sends one test event to the URL, signed with `WEBHOOK_SECRET_KEY`, and returns the result. The status \
+    is 200 even if the URL is unreachable. Private addresses are refused unless `WEBHOOK_ALLOW_PRIVATE` allows them (`EBLOCKED`).";
+const ABOUT_TRIGGER: &str = "Enqueues an event for every destination that subscribes to its type. It changes \
     no session. The ids are those of `X-<Source>-Delivery`.";
-const ABOUT_STATUS: &str = "What became of deliveries, of the whole system. `parked` lists the queues whose URL is not \
-    configured any more: their deliveries are kept, and sent nowhere else.";
-const ABOUT_HOLD: &str = "Deliveries of a paused destination are kept, and sent once it is resumed. Resuming also ends what a 410 \
-    of the destination began, and forgets its overflow. `take_over` names a parked queue: its deliveries are sent to \
+const ABOUT_STATUS: &str = "Status of all destinations of the whole system. `parked` lists the queues whose URL is not \
+    configured any more. Their deliveries are kept, and not sent to another URL.";
+const ABOUT_HOLD: &str = "Deliveries of a paused destination are kept, and sent once it is resumed. Resuming also ends the stop \
+    that a 410 caused, and clears the overflow. `take_over` names a parked queue: its deliveries are sent to \
     this destination from now on.";
 
-/// The schemas that the routes refer to.
+/// Adds the schemas of the routes.
 pub(super) fn schemas(components: ComponentsBuilder) -> ComponentsBuilder {
     components
         .schema_from::<DestinationTestRequest>()
@@ -42,18 +42,18 @@ pub(super) fn schemas(components: ComponentsBuilder) -> ComponentsBuilder {
         .schema_from::<DestinationChange>()
 }
 
-/// The routes.
+/// Returns the routes.
 pub(super) fn routes() -> Vec<RouteDoc> {
-    let test = route("testDestination", "Try a destination's URL", ABOUT_TEST)
+    let test = route("testDestination", "Test a destination's URL", ABOUT_TEST)
         .request_body(Some(body(
-            "Where to",
+            "URL to test",
             content(
                 schema::<DestinationTestRequest>(),
                 json!({"url": "https://your-app.example/webhooks"}),
             ),
             Required::True,
         )))
-        .response("200", json("It was tried", schema::<DestinationTestResponse>(), tested()))
+        .response("200", json("The test was made", schema::<DestinationTestResponse>(), tested()))
         .with_errors(&refusals([errors::invalid(
             "url: must be an http:// or https:// URL with a host",
         )]));
@@ -66,12 +66,15 @@ pub(super) fn routes() -> Vec<RouteDoc> {
             ),
             Required::True,
         )))
-        .response("202", json("It is up for delivery", schema::<TriggerResponse>(), triggered()))
+        .response(
+            "202",
+            json("The deliveries are queued", schema::<TriggerResponse>(), triggered()),
+        )
         .with_errors(&refusals([
             errors::invalid("body: must be {\"event\": \"job.completed\", \"data\": {…}}"),
             Error::ResultUnknown(None),
         ]));
-    let status = route("destinations", "What became of deliveries", ABOUT_STATUS)
+    let status = route("destinations", "Status of all destinations", ABOUT_STATUS)
         .response(
             "200",
             json(
@@ -85,7 +88,7 @@ pub(super) fn routes() -> Vec<RouteDoc> {
     let hold = route("changeDestination", "Pause or resume a destination", ABOUT_HOLD)
         .parameter(in_path("name", "The destination's name", string().examples(["webhook_1"])))
         .request_body(Some(body(
-            "What is to change",
+            "Change",
             content(schema::<DestinationChange>(), json!({"paused": true})),
             Required::True,
         )))

@@ -1,4 +1,4 @@
-//! Platforms: registered, listed, paused and removed while the system runs.
+//! Documents the platform routes.
 
 use serde_json::{Value, json};
 use shared::registration::MAX_REQUEST_BYTES;
@@ -18,49 +18,49 @@ use crate::routes::{PLATFORM, PLATFORMS, REGISTER};
 
 const TAG: &str = "platforms";
 
-const ABOUT_REGISTER: &str = "Known to every replica and worker within two seconds, and after restarts. The same platform \
-    again updates it: what is not given is as by default, and the old secret stays valid beside the new one for \
-    `old_secret_expires_in`. A platform that is being removed stays. What stands in `PLATFORMS_FILE`, or is bundled and \
-    configured, cannot be registered (409). Secrets are kept sealed with `SECRETS_KEY`; without it nothing is registered \
+const ABOUT_REGISTER: &str = "Known to every replica and worker within two seconds, and after restarts. Registering the same \
+    platform again updates it: members that are not given get their defaults, and the old secret stays valid beside the \
+    new one for `old_secret_expires_in`. It also cancels a removal. A platform in `PLATFORMS_FILE`, or a bundled one that \
+    is configured, cannot be registered (409). Secrets are encrypted with `SECRETS_KEY`; without it nothing is registered \
     (503), unless `ALLOW_PLAINTEXT_SECRETS=true`.";
 const ABOUT_LIST: &str =
-    "Everything that is defined: bundled, in `PLATFORMS_FILE`, registered. Never a secret.";
+    "All platforms: bundled, in `PLATFORMS_FILE` and registered. Never a secret.";
 const ABOUT_PAUSE: &str = "Webhooks of a paused platform are accepted and kept, and processed once it is resumed. Any platform \
     can be paused, wherever it is defined.";
-const ABOUT_REMOVE: &str = "Only a registered one. Its webhooks are refused with 404 from now on; what is queued is still \
-    processed, and then the platform is forgotten. Dead letters stay.";
+const ABOUT_REMOVE: &str = "Only for registered platforms. Webhooks get 404 from now on. Queued events are still processed, \
+    and then the platform is deleted. Dead letters stay.";
 
-/// A platform that is to be registered. Beside these members, any key of a definition in `PLATFORMS_FILE` may be given:
-/// `aliases`, `enabled`, `paused`, `burst`, `limits`, `ack_status`, `busy_status`, `invalid`,
-/// `dedup_ttl_hours`, `missing_session`, `signature`, `event`, `handshake`, `effects`, …
+/// Registration of a platform. Besides these members, any key of a definition in `PLATFORMS_FILE`
+/// is allowed: `aliases`, `enabled`, `paused`, `burst`, `limits`, `ack_status`, `busy_status`,
+/// `invalid`, `dedup_ttl_hours`, `missing_session`, `signature`, `event`, `handshake`, `effects`, …
 #[allow(dead_code, reason = "describes what is read member by member")]
 #[derive(ToSchema)]
 #[schema(as = Registration)]
 pub(super) struct RegistrationRequestDoc {
-    /// Its name.
+    /// Name of the platform.
     #[schema(pattern = "^[a-z0-9][a-z0-9_-]{0,63}$")]
     platform: String,
-    /// What its webhooks are verified with; never shown again.
+    /// Secret that verifies its webhooks; never shown again.
     #[schema(min_length = 1, max_length = 4096)]
     secret: String,
-    /// The API key, where the scheme is `livekit-jwt`.
+    /// API key, for the scheme `livekit-jwt`.
     #[schema(min_length = 1, max_length = 256)]
     key: Option<String>,
-    /// How long the secret before this one stays valid: `0s`, `90s`, `15m`, `24h`, `7d`.
+    /// Time for which the previous secret stays valid: `0s`, `90s`, `15m`, `24h`, `7d`.
     #[schema(default = "24h")]
     old_secret_expires_in: Option<String>,
-    /// The platform that this one is made from.
+    /// Platform whose definition this one starts from.
     #[schema(default = "generic")]
     preset: Option<String>,
-    /// The events that are taken; others are answered `ignored`. Absent: all.
+    /// Event types that are accepted; others are answered `ignored`. Absent: all.
     #[schema(min_items = 1)]
     event_types: Option<Vec<String>>,
-    /// Events a minute, across all replicas.
+    /// Events per minute, for all replicas together.
     #[schema(minimum = 1)]
     rate_limit: Option<u32>,
 }
 
-/// The schemas that the routes refer to.
+/// Adds the schemas of the routes.
 pub(super) fn schemas(components: ComponentsBuilder) -> ComponentsBuilder {
     components
         .schema(RegistrationRequestDoc::name(), asked())
@@ -70,7 +70,7 @@ pub(super) fn schemas(components: ComponentsBuilder) -> ComponentsBuilder {
         .schema_from::<KeyValidity>()
 }
 
-/// A registration, which may have the members of a definition, too.
+/// Returns the schema of a registration, which allows the members of a definition.
 fn asked() -> RefOr<Schema> {
     let mut schema = RegistrationRequestDoc::schema();
     if let RefOr::T(Schema::Object(object)) = &mut schema {
@@ -79,7 +79,7 @@ fn asked() -> RefOr<Schema> {
     schema
 }
 
-/// A platform with the members that are written beside its own, each of which may be absent.
+/// Returns the schema of a platform with its flattened members, each of which may be absent.
 fn defined() -> Schema {
     let mut all = ObjectBuilder::new().description(Some("One platform.")).build();
     for part in [PlatformView::schema(), PlatformSettings::schema(), RegistrationView::schema()] {
@@ -92,7 +92,7 @@ fn defined() -> Schema {
             part => Vec::from_iter(own(part)),
         };
         for object in parts {
-            // Only what is the platform's own is always there.
+            // Only the platform's own members are always present.
             if object.properties.contains_key("platform") {
                 all.required.extend(object.required);
             }
@@ -102,7 +102,7 @@ fn defined() -> Schema {
     all.into()
 }
 
-/// The routes.
+/// Returns the routes.
 pub(super) fn routes() -> Vec<RouteDoc> {
     let asked = json!({"platform": "acme", "secret": "a-secret-of-acme", "rate_limit": 600,
         "event": {"type": "/kind", "time": "/at", "session": "/room"},
@@ -122,7 +122,7 @@ pub(super) fn routes() -> Vec<RouteDoc> {
             Error::CannotRegister,
             Error::ResultUnknown(None),
         ]));
-    let list = change("listPlatforms", "What is defined, and from where", ABOUT_LIST)
+    let list = change("listPlatforms", "List all platforms", ABOUT_LIST)
         .response(
             "200",
             json(
@@ -135,7 +135,7 @@ pub(super) fn routes() -> Vec<RouteDoc> {
     let pause = change("changePlatform", "Pause or resume a platform", ABOUT_PAUSE)
         .parameter(named())
         .request_body(Some(body(
-            "What is to change",
+            "Change",
             content(schema::<PlatformChange>(), json!({"paused": true})),
             Required::True,
         )))
@@ -149,7 +149,7 @@ pub(super) fn routes() -> Vec<RouteDoc> {
         .parameter(named())
         .response(
             "202",
-            json("It is being removed", schema::<PlatformView>(), registered("draining")),
+            json("The removal has started", schema::<PlatformView>(), registered("draining")),
         )
         .with_errors(&refusals([
             Error::NotFound,
@@ -168,7 +168,7 @@ fn change(id: &str, summary: &str, description: &str) -> OperationBuilder {
     operation(TAG, id, summary, description).security(admin())
 }
 
-/// What each of them may refuse, and `more`.
+/// Returns the common errors of these routes, and `more`.
 fn refusals<const N: usize>(more: [Error; N]) -> Vec<Error> {
     let mut errors = errors::admin();
     errors.extend(errors::reading_body());

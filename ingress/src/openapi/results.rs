@@ -1,56 +1,56 @@
-//! What became of an event, as a worker says it.
+//! Schemas of event results, which a worker writes.
 
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 use super::sessions::SessionStatusDoc;
 
-/// What an event did. What does not apply is null.
+/// Result of an event. Members that do not apply are null.
 #[allow(dead_code, reason = "describes what a worker writes")]
 #[derive(ToSchema)]
 #[schema(as = Results)]
 pub(crate) struct EventResultsDoc {
-    /// The event's id.
+    /// Id of the event.
     event_id: String,
-    /// Its type.
+    /// Type of the event.
     event_type: String,
     /// True.
     processed: bool,
-    /// What it came to.
+    /// Action of the event.
     action: ActionDoc,
-    /// The session's room.
+    /// Room of the session.
     #[schema(required)]
     room_id: Option<String>,
-    /// What the session was before.
+    /// Status of the session before the event.
     #[schema(required)]
     old_status: Option<SessionStatusDoc>,
-    /// What it is now.
+    /// Status of the session after the event.
     #[schema(required)]
     new_status: Option<SessionStatusDoc>,
-    /// The live stream's id.
+    /// Live stream id.
     #[schema(required)]
     live_stream_id: Option<String>,
-    /// Six of these once more, for those who look here.
+    /// Six of these members again, for compatibility.
     processing_result: ProcessingResultDoc,
-    /// Columns that the event did not set as sent. Left out when there are none.
+    /// Columns that the event did not set as sent. Absent if there are none.
     #[schema(max_items = 32)]
     warnings: Option<Vec<ColumnWarningDoc>>,
 }
 
-/// A column that was left alone, or stored with U+FFFD in place of what databases refuse.
+/// Column that was left alone, or stored with U+FFFD in place of characters that databases refuse.
 #[allow(dead_code, reason = "describes what a worker writes")]
 #[derive(ToSchema)]
 #[schema(as = ColumnWarning)]
 pub(super) struct ColumnWarningDoc {
-    /// The column; of a session's `data`, with the member: `data.change`.
+    /// Name of the column. A member of a session's `data` is included: `data.change`.
     column: String,
-    /// The reason.
+    /// Reason of the warning.
     reason: ColumnWarningReasonDoc,
 }
 
 /// Reason for which a value is not stored as sent: another type; negative or too large; not a time;
-/// an empty text for a number; an id that is too long, or has a NUL character or a U+FFFD; NUL
-/// characters that were replaced. `other` is a reason of a later version.
+/// an empty text for a number; an id that is too long, or has a NUL character or a U+FFFD; replaced
+/// NUL characters. `other` is a reason of a later version.
 #[allow(dead_code, reason = "describes text")]
 #[derive(ToSchema)]
 #[schema(as = ColumnWarningReason, rename_all = "snake_case")]
@@ -66,31 +66,31 @@ pub(super) enum ColumnWarningReasonDoc {
     Other,
 }
 
-/// What an event did.
+/// Result of an event.
 #[allow(dead_code, reason = "describes what a worker writes")]
 #[derive(ToSchema)]
 #[schema(as = ProcessingResult)]
 pub(super) struct ProcessingResultDoc {
     /// True.
     processed: bool,
-    /// What it came to.
+    /// Action of the event.
     action: ActionDoc,
-    /// The session's room.
+    /// Room of the session.
     #[schema(required)]
     room_id: Option<String>,
-    /// What the session was before.
+    /// Status of the session before the event.
     #[schema(required)]
     old_status: Option<SessionStatusDoc>,
-    /// What it is now.
+    /// Status of the session after the event.
     #[schema(required)]
     new_status: Option<SessionStatusDoc>,
-    /// The live stream's id.
+    /// Live stream id.
     #[schema(required)]
     live_stream_id: Option<String>,
 }
 
-/// What an event came to: the session's status changed, or was so already; the event is older than what is stored; another
-/// table or column group changed; it was written into the ledger only.
+/// Action of an event: the status changed; the status was the same already; the event is older than
+/// the stored state; another table or column group changed; only the ledger has it.
 #[allow(dead_code, reason = "describes text")]
 #[derive(ToSchema)]
 #[schema(as = Action, rename_all = "snake_case")]
@@ -102,20 +102,20 @@ pub(super) enum ActionDoc {
     Logged,
 }
 
-/// What became of an event.
+/// State of an event.
 #[allow(dead_code, reason = "describes what a worker writes")]
 #[derive(ToSchema)]
 #[schema(as = EventState)]
 pub(super) struct EventStateDoc {
-    /// Where it is.
+    /// State.
     state: StateDoc,
-    /// What it did, once it is processed.
+    /// Result, once the event is processed.
     results: Option<EventResultsDoc>,
-    /// Its id among the dead letters, where it is one.
+    /// Id of the dead letter, if it is one.
     dead_letter_id: Option<String>,
 }
 
-/// Where an event is.
+/// State of an event.
 #[allow(dead_code, reason = "describes text")]
 #[derive(ToSchema)]
 #[schema(as = State, rename_all = "lowercase")]
@@ -126,7 +126,7 @@ pub(super) enum StateDoc {
     Dead,
 }
 
-/// An event that ended a session.
+/// Result of an event that ended a session.
 pub(super) fn example() -> Value {
     json!({"event_id": "evt-1", "event_type": "video.live_stream.idle", "processed": true, "action": "status_updated",
         "room_id": "room-1", "old_status": "live", "new_status": "idle", "live_stream_id": "ls-1",

@@ -1,4 +1,4 @@
-//! Sessions: announced at ingress, shown by a worker.
+//! Documents the session routes.
 
 use serde_json::json;
 use utoipa::ToSchema;
@@ -13,22 +13,23 @@ use crate::handlers::QueuedResponse;
 use crate::handlers::sessions::MAX_ID_BYTES;
 use crate::routes::SESSION;
 
-/// What operations on sessions are filed under.
+/// Tag of the session operations.
 pub(super) const TAG: &str = "sessions";
 
-/// What an id may consist of: everything but control characters, and what stands for bytes that are no UTF-8.
+/// Pattern of ids: no control characters, and no replacement character, which stands for invalid
+/// UTF-8.
 const ID: &str = "^[^\\u0000-\\u001f\\u007f-\\u009f\\ufffd]+$";
 
-const ANNOUNCE: &str = "What is announced goes the way of every event, through the queue, ahead of the events that wait \
-    for it. What is absent or null is left as it is; `config` is replaced whole. There is no rate limit.";
+const ANNOUNCE: &str = "The announcement is queued like every event, and is applied before the events that wait for it. \
+    Absent or null members leave the session unchanged; `config` is replaced whole. There is no rate limit.";
 
-/// What an application says of a session. An empty body says that there is one.
+/// Announcement of a session. An empty body announces that the session exists.
 #[allow(dead_code, reason = "describes what is read member by member")]
 #[derive(ToSchema)]
 #[schema(as = Announcement)]
 #[serde(deny_unknown_fields)]
 pub(super) struct AnnouncementRequest {
-    /// The live stream's id at the provider, 1 to 256 bytes without control characters.
+    /// Live stream id of the provider, 1 to 256 bytes without control characters.
     #[schema(
         min_length = 1,
         max_length = 256,
@@ -36,14 +37,14 @@ pub(super) struct AnnouncementRequest {
         example = "ls-1"
     )]
     live_stream_id: Option<String>,
-    /// What the session is now.
+    /// Status of the session.
     status: Option<SessionStatusDoc>,
-    /// Whatever the application keeps with a session.
+    /// Data of the application.
     #[schema(value_type = Option<Object>)]
     config: Option<()>,
 }
 
-/// What a session is.
+/// Status of a session.
 #[allow(dead_code, reason = "describes text")]
 #[derive(ToSchema)]
 #[schema(as = SessionStatus, rename_all = "lowercase")]
@@ -56,7 +57,7 @@ pub(super) enum SessionStatusDoc {
     Error,
 }
 
-/// The route of announcements.
+/// Returns the route of announcements.
 pub(super) fn routes() -> Vec<RouteDoc> {
     let mut errors = errors::admin();
     errors.extend(errors::reading_body());
@@ -76,7 +77,7 @@ pub(super) fn routes() -> Vec<RouteDoc> {
             key,
             string().min_length(Some(1)).max_length(Some(256)),
         ))
-        .request_body(Some(body("What is known of the session", announced, Required::False)))
+        .request_body(Some(body("The announcement", announced, Required::False)))
         .response(
             "202",
             json(
@@ -97,7 +98,7 @@ pub(super) fn routes() -> Vec<RouteDoc> {
     vec![RouteDoc::new(SESSION, HttpMethod::Put, announce)]
 }
 
-/// The room.
+/// Room in the path.
 pub(super) fn room() -> Parameter {
     let id = string()
         .pattern(Some(ID))

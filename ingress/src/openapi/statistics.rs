@@ -1,4 +1,4 @@
-//! Numbers of the whole system, and this description.
+//! Documents the statistics routes and this document.
 
 use serde_json::json;
 use utoipa::openapi::path::{HttpMethod, OperationBuilder};
@@ -11,13 +11,13 @@ use crate::routes::{METRICS, OPENAPI, STATS};
 
 const TAG: &str = "statistics";
 
-const NOTE: &str = "Numbers of the whole system, whichever replica is asked, since Redis was empty; announcements of sessions \
-    are left out. Needs no token where `STATS_PUBLIC=true`.";
+const NOTE: &str = "Numbers of the whole system since Redis was empty, the same from every replica. Session announcements are \
+    left out. Needs no token if `STATS_PUBLIC=true`.";
 
-/// What the operations of each spelling of the route of metrics are called.
+/// Operation ids of the paths of the metrics route.
 const SPELLINGS: [&str; METRICS.len()] = ["getMetrics", "getMetricsShort"];
 
-/// The routes.
+/// Returns the routes.
 pub(super) fn routes() -> Vec<RouteDoc> {
     let metrics = METRICS.into_iter().zip(SPELLINGS).map(|(path, id)| {
         let answer = json(
@@ -26,14 +26,14 @@ pub(super) fn routes() -> Vec<RouteDoc> {
             json!({"received": 1000, "processed": 950, "failed": 30, "duplicates": 20, "rate_limited": 10,
                 "success_rate": 95.0, "failure_rate": 3.0}),
         );
-        RouteDoc::new(path, HttpMethod::Get, numbers(id, "What became of webhooks").response("200", answer))
+        RouteDoc::new(path, HttpMethod::Get, numbers(id, "Counters of webhooks").response("200", answer))
     });
     let answer = json(
         "The numbers",
         schema::<Stats>(),
         json!({"pending_count": 50, "processing_count": 5, "dead_letter_count": 10, "total_processed": 1000}),
     );
-    let stats = numbers("getStats", "Where events are now").response("200", answer);
+    let stats = numbers("getStats", "Current number of events by state").response("200", answer);
     let own = operation(TAG, "getDescription", "This description", "OpenAPI 3.1; needs no token.")
         .response("200", json("This document", ObjectBuilder::new(), json!({"openapi": "3.1.0"})));
     metrics

@@ -1,4 +1,4 @@
-//! The routes on which providers send and hubs ask.
+//! Documents the webhook routes.
 
 use serde_json::{Value, json};
 use utoipa::openapi::example::ExampleBuilder;
@@ -24,30 +24,30 @@ use crate::routes::WEBHOOKS;
 
 const TAG: &str = "webhooks";
 
-/// What the operations of each spelling of the route are called.
+/// Suffixes of the operation ids, one for each path of the webhook route.
 const SPELLINGS: [&str; WEBHOOKS.len()] = ["", "Short", "Singular", "Live"];
 
-const RECEIVE: &str = "The body is the provider's JSON, verified byte by byte as received; its content type is not looked \
-    at. A 2xx is a promise: it is sent only after Redis confirmed the write, and the event is applied exactly once. A 5xx \
-    says that it was not queued, or not certainly; sending the same request again is always safe. Checked in this order: \
+const RECEIVE: &str = "The body is the provider's JSON, verified byte by byte as received; its content type does not \
+    matter. A 2xx is sent only after Redis confirmed the write, and the event is applied exactly once. A 5xx \
+    means that it was not queued, or not certainly; sending the same request again is always safe. Checked in this order: \
     platform known, enabled, configured; size and encoding; signature; JSON and schema; handshake; subscription; then \
-    duplicate, backlog and rate limit. Duplicates and ignored events cost nothing of the limit. \
+    duplicate, backlog and rate limit. Duplicates and ignored events cost no quota. \
     A verified request that is no usable event is refused with 400, or accepted and kept as a dead letter where the \
-    definition has `invalid = \"keep\"`. What the provider asks \
-    before it sends events (Twitch, Zoom, Slack) is answered, too, once the request has proved genuine. A batch (Twitch's \
-    drops) is taken as a whole or not at all, and answered with `event_ids`; an empty one is `ignored`.";
+    definition has `invalid = \"keep\"`. Handshakes \
+    of providers (Twitch, Zoom, Slack) are answered if the request verifies. A batch (Twitch's \
+    drops) is accepted as a whole or not at all, and answered with `event_ids`; an empty one is `ignored`.";
 
 const CONFIRM: &str = "For platforms whose definition has `handshake = { kind = \"websub\" }`: a subscription is confirmed \
     for the topics that the definition declares, and its end for any other. With `kind = \"meta\"`: `hub.challenge` is sent \
     back if `hub.verify_token` is the definition's. Without a handshake: a `hub.challenge` of at most 32 digits is sent back \
     for `hub.mode=subscribe`, which proves nothing and changes nothing. Anything else is answered 405.";
 
-const PROBE: &str = "Tells whether a webhook could be posted here. Nothing is queued.";
+const PROBE: &str = "Succeeds if a webhook could be posted here. Nothing is queued.";
 
-const OPTIONS: &str = "Lists the methods. A CloudEvents sender that asks with `WebHook-Request-Origin` is granted what it asks \
-    for; each of its events is verified all the same.";
+const OPTIONS: &str = "Lists the methods. A CloudEvents sender with `WebHook-Request-Origin` gets its permission. \
+    Each of its events is still verified.";
 
-/// The routes.
+/// Returns the routes.
 pub(super) fn routes() -> Vec<RouteDoc> {
     let spelled = WEBHOOKS.into_iter().zip(SPELLINGS);
     spelled
@@ -84,21 +84,21 @@ fn receive(id: &str) -> OperationBuilder {
         .parameter(platform())
         .parameter(in_header(
             "Content-Encoding",
-            "What the body is compressed with, if it is. Bytes that verify as sent and are JSON are taken as they are. The signature may be over the bytes on the wire or over what they \
-             stand for; `MAX_BODY_BYTES` bounds both.",
+            "Compression of the body. Bytes that verify as sent and are JSON are accepted as they are. \
+             The signature may cover the compressed or the decoded bytes; `MAX_BODY_BYTES` bounds both.",
             string().enum_values(Some(["gzip", "zstd", "br"])),
         ))
         .parameter(in_header(
             "Prefer",
-            "`wait=N`: answer with what became of the event, if that is known within N seconds, of which 30 count at most. \
-             A definition can ask for the same (`wait`). A duplicate is told what is known; a batch does not wait.",
+            "`wait=N`: answer with the result of the event if it is known within N seconds, at most 30. \
+             A definition can set the same (`wait`). A duplicate gets the result if it is known; a batch does not wait.",
             string().examples(["wait=5"]),
         ))
         .request_body(Some(body("The provider's JSON", event(), Required::True)))
         .response("200", settled())
         .response("202", accepted("Queued"))
         .response("204", ResponseBuilder::new().description(
-            "The end of a subscription was noted (Twitch); or queued, where the definition says `ack_status = 204`",
+            "The end of a subscription was acknowledged (Twitch); or queued, if the definition has `ack_status = 204`",
         ))
         .response("2XX", accepted("Queued, with the `ack_status` of the platform's definition"))
         .with_errors(&errors)
@@ -120,18 +120,15 @@ fn confirm(id: &str) -> OperationBuilder {
     let mode = string().enum_values(Some(["subscribe", "unsubscribe", "denied"]));
     operation(TAG, id, "Confirm a subscription", CONFIRM)
         .parameter(platform())
-        .parameter(in_query("hub.mode", "What the hub asks about", mode))
+        .parameter(in_query("hub.mode", "Subject of the verification", mode))
         .parameter(optional("hub.topic", "WebSub: the topic's URL"))
         .parameter(optional(
             "hub.verify_token",
-            "Meta: the token that the operator has typed into the dashboard",
+            "Meta: the token that the operator entered in the dashboard",
         ))
-        .parameter(optional(
-            "hub.challenge",
-            "What is to be sent back; demanded unless the mode is `denied`",
-        ))
-        .response("200", text("Confirmed: the challenge, as it came", "a-challenge"))
-        .response("204", ResponseBuilder::new().description("`denied` was noted"))
+        .parameter(optional("hub.challenge", "Text to echo; required unless the mode is `denied`"))
+        .response("200", text("Confirmed: the challenge", "a-challenge"))
+        .response("204", ResponseBuilder::new().description("`denied` was acknowledged"))
         .with_errors(&errors)
 }
 
@@ -145,7 +142,7 @@ fn optional(name: &str, description: &str) -> Parameter {
     parameter
 }
 
-/// An answer to `HEAD` has a head only.
+/// Responses to `HEAD` have no body.
 fn probe(id: &str) -> OperationBuilder {
     let told = |description: &str| ResponseBuilder::new().description(description);
     operation(TAG, id, "Probe a receiver", PROBE)
@@ -157,7 +154,7 @@ fn probe(id: &str) -> OperationBuilder {
         )
         .response(
             "5XX",
-            told("As a webhook would be refused: not configured, or not known for the moment"),
+            told("As a webhook would be refused: not configured, or not known at the moment"),
         )
 }
 
@@ -180,16 +177,16 @@ fn options(id: &str) -> OperationBuilder {
         )
         .header(
             "WebHook-Allowed-Rate",
-            header("The platform's limit a minute, if a rate was asked for", "6000"),
+            header("Rate limit of the platform per minute, if a rate was requested", "6000"),
         );
     operation(TAG, id, "List the methods", OPTIONS)
         .parameter(platform())
-        .parameter(in_header("WebHook-Request-Origin", "Who asks (CloudEvents)", string()))
         .parameter(in_header(
-            "WebHook-Request-Rate",
-            "Requests a minute that it asks for",
+            "WebHook-Request-Origin",
+            "Origin of the sender (CloudEvents)",
             string(),
         ))
+        .parameter(in_header("WebHook-Request-Rate", "Requested rate per minute", string()))
         .response("200", granted)
         .response(
             "204",
@@ -212,7 +209,7 @@ fn accepted(description: &str) -> ResponseBuilder {
     json(description, narrowed::<QueuedResponse<'_>>("status", &["accepted"]), example)
 }
 
-/// 200 has several meanings, which its body tells apart.
+/// Describes 200, whose meaning the body tells.
 fn settled() -> ResponseBuilder {
     let bodies = AnyOfBuilder::new()
         .item(schema::<QueuedResponse<'_>>())
@@ -221,9 +218,7 @@ fn settled() -> ResponseBuilder {
         .item(schema::<ProcessingErrorResponse<'_>>());
     let applied = HeaderBuilder::new()
         .schema(Some(string().pattern(Some("^wait=[0-9]+$"))))
-        .description(Some(
-            "The preference that was met, where the answer is what became of the event",
-        ))
+        .description(Some("The applied preference, if the answer is the result of the event"))
         .example(Some("wait=5".into()));
     let example = |summary: &str, value: Value| {
         ExampleBuilder::new().summary(summary).value(Some(value)).build()
@@ -244,15 +239,17 @@ fn settled() -> ResponseBuilder {
         ("dead", example("Waited for, and a dead letter", failed)),
         (
             "proof",
-            example("Zoom's question", json!({"plainToken": "token", "encryptedToken": "5f0c…"})),
+            example(
+                "Zoom's URL validation",
+                json!({"plainToken": "token", "encryptedToken": "5f0c…"}),
+            ),
         ),
     ];
     ResponseBuilder::new()
         .description(
-            "Seen before (`duplicate`, with the first one's id), not subscribed to (`ignored`), or queued where the \
-             definition says `ack_status = 200`; or, where the request waited, what became of the event: `results`, or that \
-             it is a dead letter; or the answer to what the provider asked: its challenge as it came \
-             (Twitch, Slack), or its token and the proof (Zoom)",
+            "Seen before (`duplicate`, with the first one's id), not subscribed to (`ignored`), or queued if the \
+             definition has `ack_status = 200`. If the request waited: the result of the event, or its dead letter. \
+             For a handshake: the challenge (Twitch, Slack), or the token and its HMAC (Zoom)",
         )
         .header("Preference-Applied", applied.build())
         .content(JSON, ContentBuilder::new().schema(Some(bodies)).examples_from_iter(examples).build())

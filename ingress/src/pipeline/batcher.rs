@@ -1,18 +1,26 @@
-//! The micro-batcher: whatever waits while one call to Redis is on its way goes into the next one.
+//! Joins requests that wait during one call to Redis into the next call.
 //!
-//! Guarantee: every request, be it one event or a batch, gets its own answer, and "accepted" only after Redis confirmed
-//! that very one. A platform's events go out in the order of their arrival, a batch's in one call. An event whose sender
-//! hung up or whose time ran out before its call was built is not sent. Every wait has an end: [`MAX_WAIT`] until the
-//! call, [`CALL_TIMEOUT`] for the call.
+//! # Guarantees
 //!
-//! On a single server a call holds what several platforms brought: with hundreds of them, each of which has an event or
-//! two in a round, a call for each would cost more than the events. They share what happens to a call as such: whether
-//! the one server ran it, whether its answer came, and in time; nothing a platform does or has in Redis decides that. What
-//! is decided about events is each platform's own. On a cluster every platform has calls of its own, and one's
-//! failing call harms no other's.
+//! - Every request, one event or a batch, gets its own outcome. It is accepted only after Redis
+//!   confirmed it. (`event_gets_the_outcome_of_its_position`)
+//! - A platform's events keep the order of their arrival. A batch goes into one call.
+//!   (`batch_request_is_never_split_over_calls`)
+//! - A request is not sent if its sender hung up, or its time ran out, before its call was built.
+//!   (`abandoned_and_expired_requests_are_not_sent`)
+//! - Every wait has a deadline: [`MAX_WAIT`] until the call, [`CALL_TIMEOUT`] for the call.
+//!   (`call_that_times_out_is_unknown`)
+//! - No call is sent twice. A call that certainly did not run is refused at once, and the sender's
+//!   retry is the second attempt. (`failure_of_a_shared_call_applies_to_all_requests`)
 //!
-//! Nothing is sent twice from here: a call that certainly did not run is answered as such, at once, and the sender's
-//! own retry is the second try.
+//! # Design
+//!
+//! On a single server, a call holds events of several platforms. With hundreds of platforms and one
+//! or two events of each, separate calls would cost more than the events. Platforms share only the
+//! fate of the call: whether the server ran it, and whether its reply came in time. The script
+//! decides about each event separately.
+//!
+//! On a cluster, every platform has its own calls. A failing call of one platform affects no other.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -30,46 +38,47 @@ use super::body::InFlightPermit;
 use super::identify::Identified;
 use crate::targets::IngestTarget;
 
-/// How long an event may wait for its call.
+/// Longest time that an event waits for its call.
 pub(crate) const MAX_WAIT: Duration = Duration::from_secs(2);
-/// How long a call may take. Longer than the connection's own bound, which says more about what went wrong.
+/// Longest time of a call. Longer than the timeout of the connection, whose error is more precise.
 pub(crate) const CALL_TIMEOUT: Duration = Duration::from_secs(4);
-/// Events that may wait; beyond it this replica is overloaded.
+/// Bound on waiting requests. Beyond it, this replica is overloaded.
 const MAX_WAITING_REQUESTS: usize = 16_384;
-/// Most events that are taken at once, for all platforms together.
+/// Bound on the requests that are taken at once, for all platforms together.
 const MAX_ROUND: usize = 1024;
 
-/// What puts events into the queue.
+/// Queue that the batcher adds events to.
 pub(crate) trait Enqueue: Send + Sync + 'static {
-    /// Whether a call may hold shares of several platforms.
+    /// Returns true if a call may hold events of several platforms.
     fn mixes_platforms(&self) -> bool;
 
-    /// Decides about the groups of all `shares` in their order; see [`shared::queue::Queue::enqueue_sections`].
+    /// Decides about the groups of all `shares`, in order; see
+    /// [`shared::queue::Queue::enqueue_sections`].
     fn enqueue(
         &self,
         shares: &[PlatformBatch<'_>],
     ) -> impl Future<Output = Result<Vec<Enqueued>, CallError>> + Send;
 }
 
-/// What one platform brings to a call.
+/// One platform's requests in a call.
 #[derive(Clone, Copy)]
 pub(crate) struct PlatformBatch<'a> {
-    /// The platform.
+    /// Platform of the requests.
     pub(crate) target: &'a IngestTarget,
-    /// Its requests, in the order of their arrival: all of them usable events, or none.
+    /// Requests in order of arrival: all of them usable events, or none.
     pub(crate) groups: &'a [&'a [NewEvent]],
 }
 
-/// Why an event got no outcome.
+/// Reason for which an event has no outcome.
 #[derive(Clone, Debug)]
 pub(crate) enum EnqueueError {
-    /// Too many are waiting. Not queued.
+    /// Too many requests wait. Not queued.
     Full,
-    /// Its time ran out before its call was built. Not queued.
+    /// The time ran out before the call was built. Not queued.
     Expired,
-    /// Redis did not run its call. Not queued.
+    /// Redis did not run the call. Not queued.
     NotRun(CallError),
-    /// It may be queued; the fault, if one was seen.
+    /// The event may be queued. Holds the error, if one was seen.
     Unknown(Option<CallError>),
 }
 
@@ -80,30 +89,31 @@ struct EnqueueRequest {
     answer: oneshot::Sender<EnqueueReply>,
 }
 
-/// What came of a job, and what it brought, so that memory is given back on the thread that asked for it.
+/// Outcome and payload. The payload is returned so that it is freed on the thread that allocated
+/// it.
 type EnqueueReply = (Result<Enqueued, EnqueueError>, QueuedEvents);
 
 struct QueuedEvents {
     events: Identified,
-    /// The body's bytes stay counted as long as the event is here, whether or not its sender still waits.
+    /// The body counts as in flight as long as the event is here, even if its sender hung up.
     _held: InFlightPermit,
 }
 
-/// The way into the batcher; cheap to clone.
+/// Handle of the batcher; cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Batcher {
     jobs: mpsc::Sender<EnqueueRequest>,
 }
 
 impl Batcher {
-    /// Starts batching into `queue` on this runtime. Once `stop` is cancelled nothing more is taken; the task ends when
-    /// everything taken has been answered.
+    /// Starts the batcher on this runtime. Once `stop` is cancelled, it accepts no requests. Its
+    /// task ends when all accepted ones are answered.
     pub(crate) fn start(queue: impl Enqueue, stop: CancellationToken) -> (Self, JoinHandle<()>) {
         let (jobs, waiting) = mpsc::channel(MAX_WAITING_REQUESTS);
         (Self { jobs }, tokio::spawn(work(queue, waiting, stop)))
     }
 
-    /// Queues an event, or the events of a batch together, and waits for what became of it.
+    /// Queues an event, or all events of a batch, and waits for the outcome.
     ///
     /// # Errors
     /// See [`EnqueueError`].
@@ -148,18 +158,18 @@ async fn work(
     }
 }
 
-/// One platform's part of a round, or as much of it as goes into one call.
+/// Requests of one platform for one call.
 struct PendingBatch {
     target: Arc<IngestTarget>,
-    /// Whether its requests are no usable events.
+    /// Set if the requests are no usable events.
     unusable: bool,
     jobs: Vec<EnqueueRequest>,
     events: usize,
     bytes: usize,
 }
 
-/// Sorts jobs into parts within the bounds of a call, each platform's in their order; drops those that nobody waits for
-/// any more.
+/// Sorts requests into batches within the bounds of a call, in order for each platform. Drops
+/// requests whose sender hung up.
 fn group(jobs: impl Iterator<Item = EnqueueRequest>, now: Instant) -> Vec<PendingBatch> {
     let mut parts: Vec<PendingBatch> = Vec::new();
     for job in jobs {
@@ -172,7 +182,8 @@ fn group(jobs: impl Iterator<Item = EnqueueRequest>, now: Instant) -> Vec<Pendin
         }
         let (events, bytes) = (job.load.events.events().len(), job.load.events.bytes());
         let unusable = matches!(job.load.events, Identified::Unusable(_));
-        // Only the platform's newest part may be filled up, or a later event would overtake an earlier one.
+        // Only the newest batch of the platform may grow. Otherwise a later event would overtake an
+        // earlier one.
         let newest = parts
             .iter_mut()
             .rfind(|part| part.unusable == unusable && Arc::ptr_eq(&part.target, &job.target));
@@ -198,8 +209,8 @@ const fn fits(events: usize, bytes: usize) -> bool {
     events <= MAX_BATCH_EVENTS && bytes <= MAX_BATCH_BYTES
 }
 
-/// Puts parts into calls, several into one where platforms mix. Only the newest call is filled up, so that a platform's
-/// parts stay in their order.
+/// Sorts batches into calls; `mix` lets platforms share them. Only the newest call grows, so that a
+/// platform's batches keep their order.
 fn calls(parts: Vec<PendingBatch>, mix: bool) -> Vec<Vec<PendingBatch>> {
     let mut calls: Vec<Vec<PendingBatch>> = Vec::new();
     let (mut events, mut bytes) = (0, 0);
@@ -244,7 +255,7 @@ async fn run(queue: &impl Enqueue, call: Vec<PendingBatch>) {
 }
 
 fn answer(job: EnqueueRequest, outcome: Result<Enqueued, EnqueueError>) {
-    // A sender that hung up meanwhile comes again, and is told of a duplicate.
+    // A sender that hung up sends the event again and gets a duplicate.
     let _ = job.answer.send((outcome, job.load));
 }
 

@@ -1,16 +1,26 @@
-//! Reads a request's body, once, as the bytes on the wire, and decodes it where it is compressed.
+//! Reads a request's body as the bytes on the wire, and decodes it if it is compressed.
 //!
-//! Guarantee: never more than `MAX_BODY_BYTES` of one request, on the wire and decoded, and never more than
-//! `MAX_IN_FLIGHT_BYTES` of all of them are held, and no sender keeps a request open longer than `BODY_TIMEOUT_MS` and a
-//! second, in which is read what came in while this process was frozen or starved: to some providers a 4xx is final. Bytes
-//! count as they arrive, not as they are announced, so nobody can use up the bound by announcing; what was read stays
-//! counted until its [`InFlightPermit`] is dropped, as what it was on the wire or, if that is more, decoded. Beside the bound there
-//! are only the bodies that are being decoded at this moment: one per HTTP thread, and as many again.
+//! # Guarantees
 //!
-//! Whose turn it is when there is no room is decided without knowing who anybody is: behind a balancer all senders have
-//! one address, and nothing of an unfinished body proves anything. Whichever unfinished body has been waited for longest
-//! yields (503), the new one takes its place. So slow bodies, however many, refuse nobody who sends at a usual pace; a
-//! body that is complete, and may be genuine, never yields.
+//! - A body never exceeds `MAX_BODY_BYTES`, on the wire and decoded.
+//!   (`body_too_large_is_refused_by_length_and_by_bytes`)
+//! - All bodies together never exceed `MAX_IN_FLIGHT_BYTES`. Bytes count from their arrival until
+//!   the [`InFlightPermit`] is dropped. The larger of both sizes counts, on the wire or decoded.
+//!   (`in_flight_bytes_are_counted_until_released`)
+//! - A body may take `BODY_TIMEOUT_MS`, and one second more for bytes that came while this process
+//!   was suspended. (`body_that_stalls_times_out`)
+//! - At the bound, the oldest pending body is evicted with 503. A complete body is never evicted.
+//!   (`oldest_pending_body_is_evicted_first`)
+//!
+//! # Design
+//!
+//! Announced lengths do not count, so nobody can use up the bound without sending. Bodies that are
+//! being decoded come on top: one per HTTP thread and as many on the blocking pool.
+//!
+//! An incomplete body proves nothing, and behind a balancer all senders have one address. So age
+//! alone decides the eviction. Slow bodies, however many, refuse no sender of usual speed.
+//!
+//! The extra second exists because some providers take a 4xx as final.
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
@@ -31,48 +41,50 @@ use crate::error::Error;
 
 mod pending;
 
-/// Space that is set aside for a body of several parts before they have arrived, in bytes.
+/// Largest capacity that is reserved for a body of several parts before they arrive, in bytes.
 const INITIAL_CAPACITY: usize = 64 * 1024;
-/// Bytes that are decoded on an HTTP thread: about a millisecond. What becomes larger is decoded apart, from its beginning.
+/// Bound on the bytes that an HTTP thread decodes, which takes about a millisecond. Larger results
+/// are decoded again on the blocking pool.
 const MAX_INLINE_DECODE_BYTES: usize = 256 * 1024;
-/// How long after its time a body is still read: a timer may be seen sooner than what came in before it.
+/// Time after the timeout in which bytes are still read. A timer may fire before bytes that came
+/// earlier are seen.
 const LATE_READ_TIME: Duration = Duration::from_secs(1);
-/// How long those that were told to yield may take to do so.
+/// Longest wait for evicted bodies to release their bytes.
 const EVICTION_TIMEOUT: Duration = Duration::from_secs(1);
-/// After which time it is looked whether more have to.
+/// Time after which more bodies may be evicted.
 const RECHECK_INTERVAL: Duration = Duration::from_millis(20);
 
-/// The bounds.
+/// Reads bodies within the bounds.
 #[derive(Clone, Debug)]
 pub(crate) struct BodyReader {
     max: usize,
     timeout: Duration,
     in_flight: Arc<Semaphore>,
-    /// Bodies whose senders are waited for.
+    /// Bodies that wait for more bytes.
     unfinished: PendingBodies,
-    /// Bodies that are decoded apart from the HTTP threads at the same time.
+    /// Permits of the blocking pool.
     decoders: Arc<Semaphore>,
 }
 
-/// A body that was read.
+/// Body as received.
 #[derive(Debug)]
 pub(crate) struct ReceivedBody {
-    /// Its bytes on the wire.
+    /// Bytes on the wire.
     pub(crate) bytes: Bytes,
-    /// Their content coding, if it can be undone here.
+    /// Content encoding of the bytes, if it is supported.
     pub(crate) coding: Result<Option<ContentEncoding>, UnsupportedEncodingError>,
-    /// Their share of what may be in flight.
+    /// Permit for the bytes.
     pub(crate) held: InFlightPermit,
 }
 
-/// A share of what may be in flight, given back when it is dropped.
+/// Permit for bytes in flight; released when dropped.
 #[derive(Debug, Default)]
 pub(crate) struct InFlightPermit(
     #[allow(dead_code, reason = "held, not read")] Option<OwnedSemaphorePermit>,
 );
 
 impl BodyReader {
-    /// `max` bytes of one request within `timeout`, `in_flight` bytes of all.
+    /// Bounds: `max` bytes of one request within `timeout`, `in_flight` bytes of all.
     pub(crate) fn new(max: usize, timeout: Duration, in_flight: usize) -> Self {
         let in_flight = Arc::new(Semaphore::new(in_flight.min(Semaphore::MAX_PERMITS)));
         let decoders = std::thread::available_parallelism().map_or(1, usize::from);
@@ -80,10 +92,10 @@ impl BodyReader {
         Self { max, timeout, in_flight, unfinished, decoders: Arc::new(Semaphore::new(decoders)) }
     }
 
-    /// Reads the whole body, or refuses as early as can be known.
+    /// Reads the whole body. Refuses it as early as possible.
     ///
     /// # Errors
-    /// Too large, too slow, broken, or too much in flight; in this order where several apply.
+    /// Too large, too slow, broken, or too much in flight, in this order.
     pub(crate) async fn read(
         &self,
         headers: &HeaderMap,
@@ -113,10 +125,11 @@ impl BodyReader {
         Ok(ReceivedBody { bytes, coding, held })
     }
 
-    /// What `wire` stands for; `held` then counts the larger of the two. `None`: it is malformed.
+    /// Decodes `wire`. `held` then counts the larger of both sizes. Returns `None` if the bytes are
+    /// malformed.
     ///
     /// # Errors
-    /// Too large decoded, or too much in flight.
+    /// Too large when decoded, or too much in flight.
     pub(crate) async fn decode(
         &self,
         coding: ContentEncoding,
@@ -144,7 +157,7 @@ impl BodyReader {
         }
     }
 
-    /// Counts `bytes` more that a request has come to hold.
+    /// Counts `bytes` more for a request.
     ///
     /// # Errors
     /// Too much in flight.
@@ -166,7 +179,7 @@ impl BodyReader {
             return Err(Error::Busy);
         };
         let max = self.max;
-        // The permit goes with it: a sender that hangs up does not end what has begun.
+        // The permit moves into the task, which continues even if the sender hangs up.
         let decode = move || {
             let _decoder = decoder;
             coding.decode(&wire, max)
@@ -174,20 +187,21 @@ impl BodyReader {
         tokio::task::spawn_blocking(decode).await.map_err(|_| Error::Internal)
     }
 
-    /// Reads to the end. What only slow and crowded-out bodies need is kept apart: every request has one of these.
+    /// Reads the body to its end. Rare branches are boxed, because every request has one of these
+    /// futures.
     async fn collect(
         &self,
         payload: &mut Payload,
         reserve: usize,
     ) -> Result<(Bytes, InFlightPermit), Error> {
-        // Given up after what is held, so that nobody believes it gone while it is not.
+        // Dropped after `held`: an evicted body counts as leaving until its bytes are released.
         let mut place: Option<PendingBody> = None;
         let mut held = None;
         let mut first = Bytes::new();
         let mut rest = BytesMut::new();
         let mut length = 0;
         loop {
-            // Nobody is to be told to yield who holds nothing yet; and most bodies come whole.
+            // A body without bytes is not evicted, and most bodies come in one part.
             let part = match if length == 0 {
                 Some(payload.next().await)
             } else {
@@ -214,7 +228,7 @@ impl BodyReader {
                 return Err(Error::PayloadTooLarge { limit: self.max });
             }
             if self.hold(&mut held, part.len()).is_err() {
-                // Whoever waits for room has some already, which others may need more.
+                // This body holds bytes while it waits for more. Older ones may need them.
                 if held.is_some() {
                     place
                         .get_or_insert_with(|| self.unfinished.register())
@@ -222,7 +236,7 @@ impl BodyReader {
                 }
                 Box::pin(self.make_room(&mut held, part.len(), place.as_ref())).await?;
             }
-            // Most bodies are one part, which needs no copy.
+            // Most bodies have one part, which needs no copy.
             if first.is_empty() && rest.is_empty() {
                 first = part;
                 continue;
@@ -237,8 +251,8 @@ impl BodyReader {
         Ok((bytes, InFlightPermit(held)))
     }
 
-    /// Counts `bytes` more, for which others yield if need be: those that have been waited for longer than the body at
-    /// `place`; all of them, when nobody waits for this one.
+    /// Counts `bytes` more, and evicts bodies for them if necessary. Evicts only bodies older than
+    /// `place`, or any if `place` is `None`.
     async fn make_room(
         &self,
         held: &mut Option<OwnedSemaphorePermit>,
@@ -266,7 +280,7 @@ impl BodyReader {
                     return Ok(());
                 }
                 () = yields => return Err(Error::Busy),
-                // Others may have taken what was meant for this one.
+                // Other bodies may have taken the released bytes.
                 () = tokio::time::sleep(RECHECK_INTERVAL) => {}
             }
         }
@@ -290,8 +304,8 @@ fn keep(held: &mut Option<OwnedSemaphorePermit>, more: OwnedSemaphorePermit) {
     }
 }
 
-/// What `work` comes to without any waiting; nothing where somebody has to be waited for, which takes a clock. It is asked
-/// twice: a request is begun before it is handed what came in with its head.
+/// Polls `work` at most twice, without a timer. Returns `None` if it is still pending. Two polls
+/// are needed because actix starts a request before it passes on the bytes that came with its head.
 async fn poll_without_timer<T>(mut work: Pin<&mut impl Future<Output = T>>) -> Option<T> {
     let mut asked = false;
     poll_fn(|context| match work.as_mut().poll(context) {

@@ -1,8 +1,14 @@
-//! Undoes a body's content coding.
+//! Decodes compressed bodies.
 //!
-//! Guarantee: decoding never yields, and never works on, more than the bound that it is given: a few hundred bytes that
-//! stand for gigabytes are refused once the bound is passed, whatever they announce. Beside the result there is a window
-//! of at most 32 KiB (gzip), none (zstd) or one of at most the bound rounded up to a power of two (Brotli).
+//! # Guarantees
+//!
+//! - A decoder never returns or buffers more than the given bound, whatever the bytes announce.
+//!   (`decompression_bomb_is_refused_within_the_bound`)
+//!
+//! # Design
+//!
+//! Besides the result, a decoder needs a window. It has at most 32 KiB for gzip, none for zstd, and
+//! the bound rounded up to a power of two for Brotli.
 
 use std::io::Read;
 
@@ -14,25 +20,25 @@ use brotli_decompressor::{
 use flate2::bufread::MultiGzDecoder;
 use zstd::zstd_safe::{self, DCtx};
 
-/// Bytes that are decoded between two looks at the bound.
+/// Bytes that are decoded between two checks of the bound.
 const BROTLI_STEP: usize = 16 * 1024;
-/// What a Brotli decoder needs beyond its window: slack behind the window, and its context maps.
+/// Memory of a Brotli decoder besides its window: slack behind the window, and context maps.
 const BROTLI_REST: usize = 64 * 1024;
-/// `ZSTD_error_dstSize_tooSmall`, as the library's functions return it.
+/// `ZSTD_error_dstSize_tooSmall`, as the functions of the library return it.
 const ZSTD_TOO_SMALL: zstd_safe::ErrorCode = 0_usize.wrapping_sub(70);
 
-/// A content coding that is undone here.
+/// Supported content encoding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ContentEncoding {
-    /// RFC 1952; several members count as one body.
+    /// RFC 1952; several members are one body.
     Gzip,
-    /// RFC 8878; several frames count as one body.
+    /// RFC 8878; several frames are one body.
     Zstd,
     /// RFC 7932.
     Brotli,
 }
 
-/// Values of `Content-Encoding` that name no coding: charsets and MIME transfer encodings that
+/// Values of `Content-Encoding` that name no encoding: charsets and MIME transfer encodings that
 /// senders put there by mistake, and `none`. The bytes on the wire are the body.
 const NO_CODING: [&str; 10] = [
     "identity",
@@ -47,21 +53,21 @@ const NO_CODING: [&str; 10] = [
     "binary",
 ];
 
-/// `Content-Encoding` names something else, or several codings.
+/// `Content-Encoding` names an unknown encoding, or several.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct UnsupportedEncodingError;
 
-/// Why bytes cannot be decoded.
+/// Reason why bytes cannot be decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ContentDecodeError {
-    /// They stand for more than the bound.
+    /// The decoded bytes exceed the bound.
     TooLarge,
-    /// They are not, or not to their end, what their coding says.
+    /// The bytes are malformed or truncated.
     Malformed,
 }
 
 impl ContentEncoding {
-    /// What `Content-Encoding` says; `None`: nothing that would have to be undone.
+    /// Reads `Content-Encoding`. `None`: the body is not encoded.
     ///
     /// # Errors
     /// [`UnsupportedEncodingError`].
@@ -69,7 +75,7 @@ impl ContentEncoding {
         Self::named(headers.get_all(CONTENT_ENCODING).map(|value| value.as_bytes()))
     }
 
-    /// What the values of `Content-Encoding` say; see [`ContentEncoding::of`].
+    /// Reads the values of `Content-Encoding`; see [`ContentEncoding::of`].
     ///
     /// # Errors
     /// [`UnsupportedEncodingError`].
@@ -91,7 +97,7 @@ impl ContentEncoding {
         }
     }
 
-    /// What `wire` stands for, if that is at most `max` bytes.
+    /// Decodes `wire` to at most `max` bytes.
     ///
     /// # Errors
     /// See [`ContentDecodeError`].
@@ -108,13 +114,14 @@ impl ContentEncoding {
 
 fn gzip(wire: &[u8], max: usize) -> Result<Vec<u8>, ContentDecodeError> {
     let mut decoded = Vec::new();
-    // One byte more than may be, so that more can be told from just enough.
+    // One byte more than allowed distinguishes too much from exactly enough.
     let mut bounded = MultiGzDecoder::new(wire).take(max as u64 + 1);
     bounded.read_to_end(&mut decoded).map_err(|_| ContentDecodeError::Malformed)?;
     if decoded.len() > max { Err(ContentDecodeError::TooLarge) } else { Ok(decoded) }
 }
 
-/// In one step, straight into the result: a frame's window, which may be as large as its sender likes, needs no memory.
+/// Decodes in one step into the result. So the frame's window, whose size the sender chooses, needs
+/// no memory.
 fn zstd(wire: &[u8], max: usize) -> Result<Vec<u8>, ContentDecodeError> {
     let mut decoded = Vec::with_capacity(max);
     let mut context = DCtx::try_create().ok_or(ContentDecodeError::TooLarge)?;
@@ -125,7 +132,7 @@ fn zstd(wire: &[u8], max: usize) -> Result<Vec<u8>, ContentDecodeError> {
     }
 }
 
-/// Hands out at most so many bytes at a time. A decoder whose window may not be had gives up.
+/// Allocator with a bound on one allocation. A decoder that cannot allocate its window gives up.
 struct BoundedAllocator {
     most: usize,
     inner: StandardAlloc,
@@ -148,8 +155,8 @@ fn brotli(wire: &[u8], max: usize) -> Result<Vec<u8>, ContentDecodeError> {
         BROTLI_DECODER_ERROR_ALLOC_RING_BUFFER_1, BROTLI_DECODER_ERROR_ALLOC_RING_BUFFER_2,
     };
 
-    // The decoder's window is the smallest power of two that holds what was decoded and what the current block announces,
-    // so one that needs more than this announces more than the bound.
+    // The window is the smallest power of two that holds the decoded bytes and the announced block.
+    // A larger window means that the block exceeds the bound.
     let most = max.max(1).next_power_of_two().saturating_add(BROTLI_REST);
     let words = || StandardAlloc::default();
     let mut state: BrotliState<BoundedAllocator, StandardAlloc, StandardAlloc> =
@@ -184,7 +191,7 @@ fn brotli(wire: &[u8], max: usize) -> Result<Vec<u8>, ContentDecodeError> {
             {
                 return Err(ContentDecodeError::TooLarge);
             }
-            // More input than there is, more than there should be, or nonsense.
+            // Truncated, trailing or malformed bytes.
             BrotliResult::NeedsMoreInput
             | BrotliResult::ResultSuccess
             | BrotliResult::ResultFailure => {

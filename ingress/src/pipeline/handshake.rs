@@ -1,12 +1,20 @@
-//! What a provider asks to see who listens, and what it is told.
+//! Recognizes handshakes and computes their answers.
 //!
-//! Guarantee: a question by POST is answered only when its request is genuine, and recognised by the signed body alone:
-//! headers that say so, but are not signed, count for nothing. A question by GET carries no signature, so only the
-//! subscriptions that the definition declares are confirmed, and a dashboard's challenge is sent
-//! back for its token. No question becomes an event, and no event a question.
+//! # Guarantees
 //!
-//! Where no handshake is configured, a challenge of a few digits is sent back to anybody: it lets a
-//! dashboard save the URL, proves nothing and changes nothing.
+//! - A handshake by POST is answered only if the request verifies. Only the signed body identifies
+//!   it; unsigned headers do not count. (`forged_handshake_is_refused`)
+//! - A hub gets a confirmation only for declared topics.
+//!   (`hub_is_confirmed_for_declared_topics_only`)
+//! - A dashboard gets its challenge only for the configured token.
+//!   (`dashboard_gets_its_challenge_for_the_token_only`)
+//! - A handshake never becomes an event, and an event is never taken for a handshake.
+//!   (`twitch_challenge_is_echoed_and_events_are_not`)
+//!
+//! # Design
+//!
+//! Without a configured handshake, a challenge of a few digits is echoed for any token. That lets a
+//! dashboard save the URL. It proves nothing and changes nothing.
 
 use std::collections::HashSet;
 
@@ -19,34 +27,34 @@ use shared::platform::{Handshake, Platform};
 use shared::signature::{Headers, Keys, Secret, Verified, prove};
 use utoipa::ToSchema;
 
-/// Longest value of another's that is logged, in characters.
+/// Bound on foreign text in the log, in characters.
 const MAX_LOGGED: usize = 200;
-/// Longest challenge that is sent back without a token, in digits. Meta's are integers.
+/// Bound on a challenge that is echoed without a token, in digits. Meta's challenges are integers.
 const MAX_OPEN_CHALLENGE: usize = 32;
 
-/// What a provider is told.
+/// Answer to a handshake.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum HandshakeReply {
-    /// This text, as it came.
+    /// Echoed text.
     Text(String),
-    /// A token and its proof.
+    /// Token with its HMAC.
     Zoom(TokenProof),
-    /// That it was heard.
+    /// Acknowledgement without a body.
     Acknowledged,
 }
 
-/// Zoom's answer.
+/// Answer to Zoom's URL validation.
 #[derive(Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct TokenProof {
-    /// The token, as it came.
+    /// Token as received.
     plain_token: String,
-    /// Its HMAC.
+    /// HMAC of the token.
     encrypted_token: String,
 }
 
-/// The answer to the question that a genuine request asks; `None`: it asks none. `now` is when it was verified, `body`
-/// what its signed bytes stand for.
+/// Returns the answer to a verified request that is a handshake. `None`: it is none. `now` is the
+/// time of the verification, `body` the decoded signed body.
 pub(crate) fn answer_challenge(
     platform: &Platform,
     keys: &Keys,
@@ -56,7 +64,7 @@ pub(crate) fn answer_challenge(
     now: Millis,
 ) -> Option<HandshakeReply> {
     let handshake = platform.handshake.as_ref()?;
-    // What is no JSON is no question; why, is said where events are read.
+    // A body that is not JSON is no handshake. Identification reports its error.
     let text = json::text(body);
     let document = Document::parse_text(&text).ok()?;
     let reply = match handshake {
@@ -73,8 +81,8 @@ pub(crate) fn answer_challenge(
     Some(reply)
 }
 
-/// A notification has an event. Without one, a challenge wants to be sent back, and anything else tells that the
-/// subscription is over.
+/// A notification has an event. Without one, a challenge is echoed, and any other message revokes
+/// the subscription.
 fn twitch(body: &JsonNode<'_>, platform: &str) -> Option<HandshakeReply> {
     if ["event", "events"].iter().any(|name| body.get(name).is_some_and(|node| !node.is_null())) {
         return None;
@@ -105,7 +113,7 @@ fn echo(body: &JsonNode<'_>) -> Option<HandshakeReply> {
     text(body, "challenge").map(HandshakeReply::Text)
 }
 
-/// A member that is a text and not empty.
+/// Returns a member that is a non-empty string.
 fn text(node: &JsonNode<'_>, name: &str) -> Option<String> {
     node.get(name)?.as_str().filter(|text| !text.is_empty()).map(str::to_owned)
 }
@@ -114,17 +122,17 @@ fn cut(text: &str) -> &str {
     text.char_indices().nth(MAX_LOGGED).map_or(text, |(end, _)| text.get(..end).unwrap_or_default())
 }
 
-/// Why a hub's question is not answered.
+/// Reason for which a verification by GET is not answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum HandshakeError {
-    /// Not a question as hubs ask it.
+    /// The query is malformed.
     Malformed,
-    /// Not what the definition declares.
+    /// The definition does not declare this.
     NotDeclared,
 }
 
-/// Answers a WebSub hub's `query`. A subscription is confirmed for a declared topic; its end for any other, so that
-/// nobody else can end one that is meant.
+/// Answers a WebSub hub's `query`. Confirms a subscription to a declared topic, and the end of a
+/// subscription to any other. So nobody else can end a declared subscription.
 pub(crate) fn answer_hub(
     topics: &HashSet<String>,
     platform: &str,
@@ -144,18 +152,18 @@ pub(crate) fn answer_hub(
     };
     match (meant, &reply) {
         (false, _) => {
-            tracing::info!(platform, mode, topic = ?logged, "a hub was refused: the definition declares otherwise");
+            tracing::info!(platform, mode, topic = ?logged, "topic does not match the definition; refusing the hub's request");
             return Err(HandshakeError::NotDeclared);
         }
         (true, HandshakeReply::Acknowledged) => {
-            tracing::warn!(platform, topic = ?logged, "a hub has denied or ended a subscription")
+            tracing::warn!(platform, topic = ?logged, "hub denied or ended a declared subscription; acknowledging")
         }
         (true, _) => tracing::info!(platform, mode, topic = ?logged, "handshake answered"),
     }
     Ok(reply)
 }
 
-/// Answers Meta's dashboard: the challenge, if the query presents `token`.
+/// Answers Meta's dashboard with the challenge if the query has the right `token`.
 pub(crate) fn answer_dashboard(
     token: Option<&Secret>,
     platform: &str,
@@ -170,7 +178,7 @@ pub(crate) fn answer_dashboard(
     if !token.is_some_and(|token| token.is(presented.as_bytes())) {
         tracing::warn!(
             platform,
-            "a dashboard presented another hub.verify_token than the definition's; refused"
+            "hub.verify_token is not the definition's; refusing the dashboard's request"
         );
         return Err(HandshakeError::NotDeclared);
     }
@@ -178,8 +186,8 @@ pub(crate) fn answer_dashboard(
     Ok(HandshakeReply::Text(challenge.to_owned()))
 }
 
-/// The answer to a dashboard's `query` where no handshake is configured: a challenge of digits, and
-/// nothing else.
+/// Answers a dashboard's `query` without a configured handshake. Only a challenge of digits is
+/// echoed.
 pub(crate) fn open_challenge(query: &str) -> Option<HandshakeReply> {
     let query = parameters(query).ok()?;
     let challenge = only(&query, "hub.challenge").ok()?;
@@ -193,7 +201,7 @@ fn parameters(query: &str) -> Result<Vec<(String, String)>, HandshakeError> {
     Query::from_query(query).map(Query::into_inner).map_err(|_| HandshakeError::Malformed)
 }
 
-/// The parameter `name`, which must be there once and not be empty.
+/// Returns the parameter `name`, which must occur once and not be empty.
 fn only<'q>(query: &'q [(String, String)], name: &str) -> Result<&'q str, HandshakeError> {
     let mut values = query.iter().filter(|(one, _)| one == name).map(|(_, value)| value.as_str());
     match (values.next(), values.next()) {
@@ -312,7 +320,7 @@ mod tests {
         assert_eq!(
             ask("unsubscribe", declared),
             Err(HandshakeError::NotDeclared),
-            "somebody else wants it to end"
+            "a declared subscription must not end"
         );
         assert_eq!(ask("unsubscribe", other), Ok(HandshakeReply::Text("c 1/é".to_owned())));
         assert_eq!(ask("denied", declared), Ok(HandshakeReply::Acknowledged));

@@ -1,9 +1,14 @@
-//! Which event, or which events, a genuine body is.
+//! Identifies the event, or the events, in a verified body.
 //!
-//! Guarantee: identity, platform and time come from what the signature covers; only a type may be read from an unsigned
-//! header, where the definition says so. Two bodies are one event if, and only if, they carry the same provider id, or,
-//! without one, say the same: key order, white space and ignored fields do not count, numbers count as written. Of a
-//! batch, either every element is an event, or there is none.
+//! # Guarantees
+//!
+//! - Id, platform and time come from signed bytes. Only a type may come from an unsigned header, if
+//!   the definition declares it. (`unsigned_headers_decide_only_a_declared_type`)
+//! - Two bodies are the same event exactly if they have the same provider id or, without one, the
+//!   same content hash. Key order, white space and ignored fields do not count; numbers count as
+//!   written. (`content_hash_equals_for_equal_content_only`)
+//! - Every element of a batch is an event, or the whole batch is refused.
+//!   (`batch_with_a_bad_element_is_refused_by_its_path`)
 
 mod batch;
 mod unusable;
@@ -25,60 +30,59 @@ use shared::trace;
 use batch::BatchElement;
 pub(crate) use unusable::unusable;
 
-/// Longest provider's delivery id that is kept, in bytes.
+/// Bound on the provider's delivery id, in bytes.
 const MAX_DELIVERY_ID_BYTES: usize = 256;
 
-/// Why a genuine body is no event. Names places, never values.
+/// Reason for which a verified body is no event. Names paths, never values.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum IdentifyError {
-    /// Not what its `Content-Encoding` says.
+    /// The bytes do not match their `Content-Encoding`.
     #[error("not decodable as its content encoding says")]
     Coding,
-    /// A coding that is not undone here.
+    /// The encoding is not supported.
     #[error("content encoding is none of gzip, zstd and br")]
     UnknownCoding,
-    /// More bytes than are accepted, once decoded.
+    /// The decoded body exceeds the bound.
     #[error("larger than MAX_BODY_BYTES once decoded")]
     LargeDecoded,
-    /// Not a JSON document as we take them.
+    /// The body is no acceptable JSON document.
     #[error(transparent)]
     Json(#[from] JsonError),
-    /// No type.
+    /// The body has no usable event type.
     #[error("{0}: no event type of 1 to {MAX_EVENT_TYPE_BYTES} bytes")]
     Type(String),
-    /// It says that it belongs to another platform.
+    /// The body names another platform.
     #[error("{0}: names another platform")]
     Platform(String),
-    /// The platform's schema is not met.
+    /// The body violates the platform's schema.
     #[error(transparent)]
     Schema(#[from] PayloadError),
-    /// Something else stands where the batch should.
+    /// The value at the batch's path is no list.
     #[error("{0}: must be a list of events")]
     NoList(String),
-    /// An element that cannot be an event.
+    /// An element of the batch is no object.
     #[error("{0}: must be an object")]
     NoObject(String),
-    /// More than is taken together.
+    /// The batch exceeds the bounds of a call.
     #[error(
         "{0}: more than {MAX_BATCH_EVENTS} events, or {MAX_BATCH_BYTES} bytes of them, at once"
     )]
     LargeBatch(String),
 }
 
-/// What a genuine body is.
+/// Events of a verified body.
 #[derive(Debug)]
 pub enum Identified {
     /// One event.
     One(NewEvent),
-    /// The events of a batch, in their order, no more than the queue takes together; none of an
-    /// empty list.
+    /// Events of a batch, in order, at most as many as a call takes. Empty for an empty list.
     Batch(Vec<NewEvent>),
-    /// The dead letter of a request that is no usable event, see [`unusable()`].
+    /// Dead letter of a request that is no usable event; see [`unusable()`].
     Unusable(NewEvent),
 }
 
 impl Identified {
-    /// The events.
+    /// Returns the events.
     #[must_use]
     pub fn events(&self) -> &[NewEvent] {
         match self {
@@ -87,7 +91,7 @@ impl Identified {
         }
     }
 
-    /// Bytes of all bodies.
+    /// Returns the total size of the bodies.
     pub(crate) fn bytes(&self) -> usize {
         self.events().iter().map(|event| event.body.len()).sum()
     }
@@ -99,10 +103,10 @@ impl From<NewEvent> for Identified {
     }
 }
 
-/// Reads the event, or the events of a batch, out of the decoded `body` of a genuine request.
+/// Identifies the event, or the events of a batch, in the decoded `body` of a verified request.
 ///
 /// # Errors
-/// When the body, or one element of it, is no event of this platform.
+/// The body, or one element of it, is no event of this platform.
 pub fn identify(
     platform: &Platform,
     verified: &Verified<'_>,
@@ -134,17 +138,17 @@ pub fn identify(
     elements.into_iter().map(event).collect::<Result<_, _>>().map(Identified::Batch)
 }
 
-/// A request, or one element of it.
+/// Body of a request, or of one batch element.
 struct EventSource<'p, 'd> {
     body: Bytes,
-    /// The body, parsed.
+    /// Parsed body.
     document: &'p Document<'d>,
     element: Option<BatchElement<'p>>,
-    /// The request's bytes where its text is not just these: other bytes may have the same text.
+    /// Bytes of the request if its text differs from them. Other bytes may have the same text.
     replaced: Option<&'p [u8]>,
 }
 
-/// Reads one event.
+/// Identifies one event.
 fn identify_event(
     platform: &Platform,
     verified: &Verified<'_>,
@@ -162,7 +166,7 @@ fn identify_event(
 
     let spec = &platform.event;
     let occurred_at = occurred_at(spec, verified, document);
-    // An id in which characters were replaced tells no two events apart.
+    // An id with replaced characters does not identify an event.
     let is_whole = |id: &str| replaced.is_none() || !id.contains(char::REPLACEMENT_CHARACTER);
     let id = provider_id(&spec.id, verified, document, element, is_whole);
     let content_hash = || content_hash(platform, &event_type, document, replaced);
@@ -196,7 +200,8 @@ fn hops(verified: &Verified<'_>) -> u32 {
     verified.unsigned_header(HOPS_HEADER).and_then(|text| text.trim().parse().ok()).unwrap_or(0)
 }
 
-/// The first of `locators` that is there and not null, as text. `None` in the inner place: it is there, but no text.
+/// Returns the first value of `locators` that is present and not null, as text. The inner `None`
+/// means that it is no text.
 fn first<'v>(
     locators: &[Locator],
     document: &'v Document<'_>,
@@ -210,7 +215,7 @@ fn first<'v>(
     })
 }
 
-/// The first of `locators` whose text is `usable`: what cannot be used is as good as absent.
+/// Returns the first text of `locators` that is `usable`. An unusable text counts as absent.
 fn first_usable<'v>(
     locators: &[Locator],
     document: &'v Document<'_>,
@@ -222,7 +227,7 @@ fn first_usable<'v>(
         .find_map(|locator| text_at(locator, document, &header).filter(|text| usable(text)))
 }
 
-/// The text, or the number as written, that `locator` leads to.
+/// Returns the text at `locator`. A number is returned as written.
 fn text_at<'v>(
     locator: &Locator,
     document: &'v Document<'_>,
@@ -241,14 +246,14 @@ fn event_type(
     element: Option<BatchElement<'_>>,
 ) -> Result<String, IdentifyError> {
     let locators = &platform.event.kind;
-    // The definition has declared what it takes from unsigned headers.
+    // The definition declares which unsigned headers it accepts.
     let header = |name: &str| verified.unsigned_header(name);
     let found =
         first_usable(locators, document, header, |text| is_name(text, MAX_EVENT_TYPE_BYTES));
     found.map(Cow::into_owned).ok_or_else(|| IdentifyError::Type(places(locators, element)))
 }
 
-/// Checks that the body, if it names a platform, names this one.
+/// Checks that the body names no other platform.
 fn check_platform(
     platform: &Platform,
     document: &Document<'_>,
@@ -262,8 +267,9 @@ fn check_platform(
     Ok(())
 }
 
-/// The provider's id of the event. Of an element, an id that stands outside it is that of the whole message, which all of
-/// its elements share; what tells them apart is their position, the same whenever the message is sent again.
+/// Returns the provider's id of the event. An id outside the batch element is the id of the whole
+/// message, which all elements share. The position of the element makes it unique, and stays the
+/// same when the message is sent again.
 fn provider_id(
     locators: &[Locator],
     verified: &Verified<'_>,
@@ -283,7 +289,7 @@ fn provider_id(
     })
 }
 
-/// The first usable time: a value that is none hides no other place.
+/// Returns the first usable time. An unusable value falls through to the next pointer.
 fn occurred_at(spec: &EventSpec, verified: &Verified<'_>, document: &Document<'_>) -> EventTime {
     let found = |locator| {
         first(std::slice::from_ref(locator), document, |name| verified.signed_header(name))
@@ -301,8 +307,8 @@ fn delivery_id(
         .map(Cow::into_owned)
 }
 
-/// SHA-256 over platform, type and the canonical body, in hex; and over the bytes that were
-/// `replaced` in it, if any.
+/// Returns the hex SHA-256 over platform, type and canonical body, and over the `replaced` bytes,
+/// if any.
 fn content_hash(
     platform: &Platform,
     event_type: &str,
@@ -319,7 +325,8 @@ fn content_hash(
     to_hex(&hash.finalize())
 }
 
-/// Whether `text` can name something in keys, columns and logs: not empty, short, without control characters.
+/// Returns true if `text` is fit for keys, columns and logs: not empty, short, without control
+/// characters.
 fn is_name(text: &str, max_bytes: usize) -> bool {
     let is_plain = || text.bytes().all(|b| matches!(b, b' '..=b'~'));
     !text.is_empty()
@@ -327,7 +334,7 @@ fn is_name(text: &str, max_bytes: usize) -> bool {
         && (is_plain() || !text.chars().any(char::is_control))
 }
 
-/// Whether `text` is a W3C trace context of version 00.
+/// Returns true if `text` is a W3C trace context of version 00.
 fn is_traceparent(text: &str) -> bool {
     let hex = |part: &str, len| {
         part.len() == len && part.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
@@ -340,7 +347,7 @@ fn is_traceparent(text: &str) -> bool {
         && next(16)
         && next(2)
         && parts.next().is_none();
-    // Ids of nothing but zeros are none.
+    // Ids of zeros only are invalid.
     formed && trace::is_valid_traceparent(text)
 }
 
@@ -348,7 +355,7 @@ fn place(pointer: &Pointer) -> String {
     if pointer.segments.is_empty() { "/".to_owned() } else { pointer.to_string() }
 }
 
-/// Where `pointer` into an event's body leads in the request's.
+/// Translates `pointer` in the event's body to the path in the request's body.
 fn place_in(pointer: &Pointer, element: Option<BatchElement<'_>>) -> String {
     let place = place(pointer);
     element.map_or_else(|| place.clone(), |element| element.in_request(&place))

@@ -1,7 +1,13 @@
-//! The flood shield: keeps a flood on one platform away from Redis.
+//! Limits floods on one platform before they reach Redis.
 //!
-//! Guarantee: it never answers *at* a platform's limit. It lets pass ten times the limit and a burst in one minute, per
-//! process; the exact decision, across all replicas, is the enqueue script's.
+//! # Guarantees
+//!
+//! - The limiter never answers at a platform's limit. It admits ten times the limit and a burst per
+//!   minute and process. (`local_limiter_admits_ten_times_the_limit_and_a_burst`)
+//!
+//! # Design
+//!
+//! The enqueue script decides exactly, for all replicas together.
 
 use std::num::NonZeroU32;
 
@@ -10,17 +16,17 @@ use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 
 use crate::error::{Error, retry_after};
 
-/// How far above the limit it stands.
+/// Factor between the platform's limit and this one.
 const LIMIT_FACTOR: u32 = 10;
 
-/// One platform's shield.
+/// Flood limiter of one platform.
 pub(crate) struct LocalRateLimiter {
     limiter: DefaultDirectRateLimiter,
     clock: DefaultClock,
 }
 
 impl LocalRateLimiter {
-    /// A shield above a limit of `per_minute` and `burst`.
+    /// Creates a limiter for a platform with this limit and burst.
     pub(crate) fn new(per_minute: u32, burst: u32) -> Self {
         let rate =
             NonZeroU32::new(per_minute.saturating_mul(LIMIT_FACTOR)).unwrap_or(NonZeroU32::MIN);
@@ -29,7 +35,7 @@ impl LocalRateLimiter {
         Self { limiter: RateLimiter::direct_with_clock(quota, clock.clone()), clock }
     }
 
-    /// Whether one more request may go on to the script.
+    /// Admits one more request to the script.
     ///
     /// # Errors
     /// [`Error::RateLimited`].

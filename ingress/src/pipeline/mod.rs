@@ -1,19 +1,24 @@
-//! The ingest decision: everything that happens to a webhook between its route and its answer, in order.
+//! Processes a webhook from its route to its answer.
 //!
-//! Guarantee: "accepted" and "duplicate" are answered only after Redis confirmed, and only for a genuine request. Cheap
-//! checks come first, and nothing of an unverified body is looked at.
+//! # Guarantees
 //!
-//! A compressed body is verified as it came; only where that fails for a reason that lies in the body is it decoded,
-//! within its bound, and verified again. So a stream that cannot be decoded is an invalid payload (400) when its sender
-//! has proved itself, and an invalid signature (401) when not; one that is too large decoded is too large (413) either way,
-//! as one is that is too large on the wire.
+//! - "Accepted" and "duplicate" are answered only for a verified request, after Redis confirmed it.
+//!   (`redis_outcome_decides_the_response`)
+//! - Cheap checks come first. An unverified body is not parsed.
+//!   (`checks_run_in_the_order_of_the_contract`)
 //!
-//! Bytes on the wire that verify and are JSON are the event for any `Content-Encoding`: the
-//! header is a leftover of a proxy that decoded them, or wrong. Otherwise an unknown coding is 415,
-//! with or without a valid signature.
+//! # Design
 //!
-//! Where the definition keeps unusable requests, one that verifies on the wire is kept instead of
-//! answered with 400, 415 or 413 (decoded): as a dead letter, with its bytes on the wire.
+//! A compressed body is verified as sent. If that fails because of the body, it is decoded within
+//! its bound and verified again. A body that cannot be decoded gets 400 if it verifies as sent, and
+//! 401 otherwise. A body that is too large gets 413, on the wire and decoded.
+//!
+//! If the bytes on the wire verify and are JSON, they are the event, whatever `Content-Encoding`
+//! says. The header is wrong, or left over from a proxy that decoded the body. Otherwise an unknown
+//! encoding gets 415, with or without a valid signature.
+//!
+//! With `invalid = "keep"`, a request that verifies on the wire gets no 400, 415 or 413 (decoded).
+//! It is kept as a dead letter with its bytes on the wire.
 
 mod batcher;
 mod body;
@@ -52,35 +57,37 @@ use verify::{RequestHeaders, verify_request};
 pub use wait::preferred_wait;
 pub(crate) use wait::{ResultWaiter, WaiterRegistry};
 
-/// What every request passes through; cheap to clone. Whatever a request seldom needs is kept apart from what it waits in
-/// (`Box::pin`): that is made for each one, and moved.
+/// Ingest path of every request; cheap to clone.
+///
+/// Rare branches are boxed so that the future of a request stays small. It is created and moved
+/// once per request.
 #[derive(Clone)]
 pub(crate) struct Pipeline {
-    /// The bounds of bodies.
+    /// Reads bodies within the bounds.
     pub(crate) body_reader: BodyReader,
-    /// Whether Redis may be asked.
+    /// Gate in front of Redis.
     pub(crate) gate: RedisGate,
-    /// The way into the queue.
+    /// Handle of the batcher.
     pub(crate) batcher: Batcher,
-    /// Who waits for what becomes of an event.
+    /// Requests that wait for a result.
     pub(crate) waiters: WaiterRegistry,
 }
 
-/// What became of a request.
+/// Outcome of an ingest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum IngestStatus {
     /// Queued.
     Accepted,
     /// Seen before.
     Duplicate,
-    /// No usable event; among the dead letters.
+    /// No usable event; kept as a dead letter.
     KeptInvalid,
     /// Not subscribed.
     Ignored,
 }
 
 impl IngestStatus {
-    /// For traces.
+    /// Returns the name for traces.
     const fn as_str(self) -> &'static str {
         match self {
             Self::Accepted => "accepted",
@@ -91,15 +98,16 @@ impl IngestStatus {
     }
 }
 
-/// A request's answer.
+/// Reply to a request.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct IngestReply {
-    /// The event's id; a duplicate's is that of the first one. Of a batch, the first event's; empty
-    /// if it has none.
+    /// Id of the event. For a duplicate, the id of the first one. For a batch, the id of its first
+    /// event; empty if it has none.
     pub(crate) event_id: String,
-    /// Of a batch: the ids of all its events, in their order, without those that are not subscribed (unless none is).
+    /// Ids of the subscribed events of a batch, in order. Ids of all its events if none is
+    /// subscribed.
     pub(crate) event_ids: Option<Vec<String>>,
-    /// What became of it. A batch is a duplicate when all of it is, and then nothing of it is queued.
+    /// Outcome. A batch is a duplicate if all its events are, and then none of them is queued.
     pub(crate) status: IngestStatus,
 }
 
@@ -119,27 +127,27 @@ impl IngestReply {
     }
 }
 
-/// What a request was.
+/// Result of an ingest.
 pub(crate) enum IngestOutcome {
-    /// An event.
+    /// Event or batch.
     Event(IngestReply),
-    /// An event whose sender waits for what becomes of it. Nothing of its body is held any more.
+    /// Event whose sender waits for the result. Its body is released already.
     Waiting(IngestReply, Box<ResultWaiter>),
-    /// A provider's question.
+    /// Handshake.
     Handshake(handshake::HandshakeReply),
 }
 
-/// A body without its coding.
+/// Body after decoding.
 enum DecodedBody {
-    /// It has none, or nobody needs to know.
+    /// Not encoded, or not decoded because the result is not needed.
     Same,
-    /// What it stands for.
+    /// Decoded bytes.
     Is(Bytes),
-    /// Nothing.
+    /// Malformed bytes.
     Malformed,
-    /// Unknown, since its coding is; of a request that is kept.
+    /// Unknown encoding of a request that is kept.
     Unsupported,
-    /// More than the bound; of a request that is kept.
+    /// Decoded size over the bound, of a request that is kept.
     TooLarge,
 }
 
@@ -150,10 +158,10 @@ impl From<Option<Bytes>> for DecodedBody {
 }
 
 impl Pipeline {
-    /// Takes one webhook for `target`.
+    /// Ingests one webhook for `target`.
     ///
     /// # Errors
-    /// Why it is refused; see [`Error`].
+    /// The reason for the refusal; see [`Error`].
     pub(crate) async fn ingest(
         &self,
         target: &Arc<IngestTarget>,
@@ -222,7 +230,7 @@ impl Pipeline {
             Box::pin(self.body_reader.count_more(&mut held, more)).await?;
         }
         let waiter = self.waiters.register(target, headers.0, &mut events).map(Box::new);
-        // The next request is read into the same memory, while the caches still hold it.
+        // The next request reuses this memory while it is still in the caches.
         drop((decoded, wire, head));
         let answer = self.enqueue_traced(target, events, held, began).await?;
         Ok(match waiter {
@@ -231,11 +239,11 @@ impl Pipeline {
         })
     }
 
-    /// Queues an event, or a batch, whose sender has proved itself: duplicate, backlog and rate limit are decided by
-    /// Redis, for all of a batch at once.
+    /// Queues an event or a batch of a verified sender. Redis decides about duplicate, backlog and
+    /// rate limit, for a batch as a whole.
     ///
     /// # Errors
-    /// Why it is not known to be queued.
+    /// The reason why the event is not known to be queued.
     pub(crate) async fn enqueue(
         &self,
         target: &Arc<IngestTarget>,
@@ -245,7 +253,8 @@ impl Pipeline {
         self.enqueue_traced(target, events.into(), held, trace::now()).await
     }
 
-    /// The same, and what traces show of it: only of a sender that has proved itself, from `began`, where anything is traced.
+    /// Queues likewise, within a span that began at `began`. Only requests of verified senders are
+    /// traced.
     fn enqueue_traced(
         &self,
         target: &Arc<IngestTarget>,
@@ -261,7 +270,7 @@ impl Pipeline {
         }
     }
 
-    /// Asks at once; the answer is waited for.
+    /// Calls the batcher now. The returned future waits for the outcome.
     fn enqueue_untraced(
         &self,
         target: &Arc<IngestTarget>,
@@ -309,8 +318,8 @@ fn is_json_as_sent(on_wire: &Result<Verified<'_>, Error>, wire: &Bytes) -> bool 
     on_wire.is_ok() && Document::parse_text(&json::text(wire)).is_ok()
 }
 
-/// The coding to undo: of a body that is genuine as it came, or whose signature may be over what it stands for. What cannot
-/// be genuine either way is not decoded.
+/// Returns the encoding to decode. A body that verifies as sent is decoded, and one whose decoded
+/// bytes may verify.
 fn encoding_to_decode(
     coding: Option<ContentEncoding>,
     refused: Option<&Error>,
@@ -318,7 +327,7 @@ fn encoding_to_decode(
     coding.filter(|_| refused.is_none_or(Error::could_verify_after_decoding))
 }
 
-/// Ends `span` with `answer`.
+/// Ends `span` with the outcome of `answer`.
 async fn traced(
     mut span: trace::TraceSpan,
     answer: impl Future<Output = Result<IngestReply, Error>>,
@@ -334,7 +343,7 @@ async fn traced(
     answer
 }
 
-/// A request's span, begun at `began`. Its events go on under it.
+/// Creates the span of a request that began at `began`, and makes it the parent of the events.
 fn span(
     target: &IngestTarget,
     events: &mut Identified,
@@ -363,8 +372,8 @@ fn span(
     Some(span)
 }
 
-/// The dead letter of a verified request that is no usable event, where its sender does not come
-/// again after a 4xx.
+/// Builds the dead letter of a verified request that is no usable event, for a sender that does not
+/// retry after a 4xx.
 fn keep_or_refuse(
     target: &IngestTarget,
     verified: &Verified<'_>,
@@ -379,7 +388,7 @@ fn keep_or_refuse(
     }
 }
 
-/// Logs and counts what is wrong with `events`, which arrived at `now`.
+/// Logs and counts problems of `events`, which arrived at `now`.
 fn report_flaws(target: &IngestTarget, events: &Identified, now: Millis) {
     if let Identified::Unusable(NewEvent { event_id, unusable: Some(reason), .. }) = events {
         let platform = target.platform.name.as_str();
@@ -424,14 +433,14 @@ fn report_flaws(target: &IngestTarget, events: &Identified, now: Millis) {
     }
 }
 
-/// Returns the events that the operator of `target` asked for, or the answer where there are none:
-/// `ignored`, for an empty batch too.
+/// Keeps the subscribed events. Returns the `ignored` reply if there are none, also for an empty
+/// batch.
 fn retain_subscribed(
     target: &IngestTarget,
     mut events: Identified,
 ) -> Result<Identified, IngestReply> {
     let wanted = |event: &NewEvent| {
-        // A dead letter's type may not be known.
+        // The type of a dead letter may be unknown.
         event.unusable.is_some() && event.event_type.is_empty()
             || target.subscribes(&event.event_type)
     };

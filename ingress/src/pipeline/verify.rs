@@ -1,7 +1,10 @@
-//! Whether a request is genuine.
+//! Verifies the signature of a request.
 //!
-//! Guarantee: a genuine request is never refused for good because of our own clock: while it differs from Redis's by
-//! more than the gate allows, a request that verifies but for its time is answered 503, so that its sender keeps it.
+//! # Guarantees
+//!
+//! - A wrong clock of this host never causes a final refusal. While it differs too much from
+//!   Redis's clock, an otherwise correct request gets 503 instead of 401.
+//!   (`expired_signature_is_503_while_the_clock_is_in_doubt`)
 
 use actix_web::http::header::HeaderMap;
 use shared::event::Millis;
@@ -10,11 +13,11 @@ use shared::signature::{Headers, Keys, Scheme, Verified, verify};
 use crate::error::Error;
 use crate::redis_gate::RedisGate;
 
-/// A request's headers as verifiers read them.
+/// Headers of a request, as verifiers read them.
 pub(crate) struct RequestHeaders<'a>(pub(crate) &'a HeaderMap);
 
 impl Headers for RequestHeaders<'_> {
-    // A request has few headers: looking at all of them costs less than to make a key of the name.
+    // A request has few headers. Comparing them all is cheaper than building a key for the look-up.
     fn each<'h>(&'h self, name: &str, visit: &mut dyn FnMut(&'h [u8])) {
         self.0
             .iter()
@@ -23,10 +26,10 @@ impl Headers for RequestHeaders<'_> {
     }
 }
 
-/// Checks the signature over `body` at the time `now`.
+/// Verifies the signature over `body` at the time `now`.
 ///
 /// # Errors
-/// [`Error::Signature`], or [`Error::ClockInDoubt`] where the clock is to blame.
+/// [`Error::Signature`], or [`Error::ClockInDoubt`] if the clock may be the cause.
 pub(crate) fn verify_request<'a>(
     scheme: &'a Scheme,
     keys: &Keys,
@@ -53,7 +56,8 @@ mod tests {
     use super::*;
     use crate::testing::{sign, targets};
 
-    /// What becomes of a request that was signed `age_s` ago, genuine or not, while Redis's clock is `skew_ms` ahead of ours.
+    /// Verifies a request that was signed `age_s` ago, correctly or not, while Redis's clock is
+    /// `skew_ms` ahead.
     fn judged(skew_ms: Option<i64>, age_s: i64, genuinely: bool) -> Result<(), Error> {
         let (now, body) = (now_ms(), b"{}");
         let at = now / 1000 - age_s;
@@ -88,7 +92,7 @@ mod tests {
                     "{skew:?} {age}"
                 );
             }
-            assert!(judged(skew, 0, true).is_ok(), "nothing is wrong with it by either clock");
+            assert!(judged(skew, 0, true).is_ok(), "the request is valid by both clocks");
         }
     }
 }

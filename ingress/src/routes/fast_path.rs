@@ -1,22 +1,25 @@
-//! The short way to where webhooks are received.
+//! Finds the platform of a webhook without the router.
 //!
-//! Guarantee: it is open only to what the table of routes would bring to the same handler under the same name.
+//! # Guarantees
+//!
+//! - A request takes this path only if the router would bring it to the same handler, under the
+//!   same name. (`fast_path_reaches_the_same_handler_as_the_router`)
 
 use actix_web::dev::RequestHead;
 use actix_web::http::Method;
 
 use super::{METRICS, PLATFORMS, REGISTER, STATS};
 
-/// Where a route stands in place of a platform's name.
+/// Paths of other routes that look like a webhook's.
 const RESERVED_PATHS: [&str; 5] = [METRICS[0], METRICS[1], STATS, REGISTER, PLATFORMS];
 
-/// The spellings of the webhooks' route, without the name at its end: [`super::WEBHOOKS`].
+/// Webhook paths without the name at their end; see [`super::WEBHOOKS`].
 const PREFIXES: [&str; 4] =
     ["/api/v1/webhooks/", "/webhooks/", "/webhook/", "/api/v1/live/webhooks/"];
 
-/// The platform's name, where a webhook is posted to it in a path that is written as usual.
+/// Returns the platform's name if a webhook is posted to it under a canonical path.
 pub(crate) fn direct_platform_name(head: &RequestHead) -> Option<&str> {
-    // The path as sent: what is written in another way goes the other way.
+    // The path is compared as sent. Any other spelling takes the router.
     let path = head.uri.path();
     let name = PREFIXES.iter().find_map(|prefix| path.strip_prefix(prefix))?;
     let is_one = !name.is_empty() && !name.bytes().any(|b| matches!(b, b'/' | b'%'));

@@ -1,27 +1,28 @@
-//! Paths as people type them.
+//! Normalizes paths.
 //!
 //! # Guarantees
-//! - A trailing slash and doubled slashes lead where the path without them leads, without a
-//!   redirect, which senders of webhooks do not follow: `extra_slashes_lead_to_the_same_route`.
-//! - A path with `.` or `..` as a segment, encoded or not, is refused and never resolved:
-//!   `dot_segments_are_refused_everywhere`.
+//!
+//! - Trailing and doubled slashes lead to the same route, without a redirect, which webhook senders
+//!   do not follow. (`extra_slashes_lead_to_the_same_route`)
+//! - A path with `.` or `..` as a segment, encoded or not, is refused and never resolved.
+//!   (`dot_segments_are_refused_everywhere`)
 
 use actix_http::Request;
 use actix_web::http::Uri;
 use actix_web::http::uri::PathAndQuery;
 
-/// Spelling of a path.
+/// Form of a path.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum PathForm {
-    /// As the routes are.
+    /// Spelled as the routes are.
     Canonical,
-    /// With slashes too many; the path without them.
+    /// With extra slashes; holds the path without them.
     ExtraSlashes(String),
     /// With dot segments.
     DotSegments,
 }
 
-/// Tells how `path` is written.
+/// Returns the form of `path`.
 pub(crate) fn classify_path(path: &str) -> PathForm {
     let segments = || path.split('/').filter(|segment| !segment.is_empty());
     if segments().any(is_dots) {
@@ -42,18 +43,18 @@ pub(crate) fn classify_path(path: &str) -> PathForm {
     PathForm::ExtraSlashes(usual)
 }
 
-/// Gives `request` another path; its query stays.
+/// Replaces the path of `request` and keeps its query.
 pub(crate) fn replace_path(request: &mut Request, path: &str) {
     let query = request.uri().query().map(|query| format!("?{query}")).unwrap_or_default();
     let mut parts = request.uri().clone().into_parts();
     parts.path_and_query = PathAndQuery::try_from(format!("{path}{query}")).ok();
-    // What was a URI stays one with fewer slashes.
+    // A URI stays valid with fewer slashes.
     if let Ok(uri) = Uri::from_parts(parts) {
         *request.uri_mut() = uri;
     }
 }
 
-/// Tells whether `segment` stands for "here" or "one up", percent-encoded or not.
+/// Returns true if `segment` is `.` or `..`, percent-encoded or not.
 fn is_dots(segment: &str) -> bool {
     let dot = |text: &str| {
         let length = if text.starts_with('.') { 1 } else { 3 };

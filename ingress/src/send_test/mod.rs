@@ -1,8 +1,12 @@
-//! `ingress send-test`: one genuinely signed event of a configured platform, sent to a running ingress.
+//! Runs `ingress send-test`: sends a signed event of a configured platform to a running ingress.
 //!
-//! Guarantee: what is sent has been judged by the code that judges real requests, so a refusal is the ingress's own (another
-//! secret, another definition, Redis away). By default its type is one that is only logged: nothing but a row in the
-//! ledger comes of it.
+//! # Guarantees
+//!
+//! - The event was verified and identified by the code that processes real requests. So a refusal
+//!   comes from the running ingress: another secret, another definition, an unavailable Redis.
+//!   (`sample_event_exists_for_every_bundled_type`)
+//! - By default, the event's type is only logged, so it adds only a row to the ledger.
+//!   (`sample_type_is_subscribed_and_only_logged`)
 
 mod sample;
 
@@ -21,7 +25,7 @@ use shared::signature::{Keys, SignatureHeaders, sign, verify};
 use crate::pipeline::identify::identify;
 use sample::SampleEvent;
 
-/// How long an answer may take; longer than ingress lets anybody wait.
+/// Timeout of the response. Longer than ingress lets a request wait.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(35);
 
 const EXAMPLE: &str = "\
@@ -37,14 +41,14 @@ A --type with an effect takes effect, on a session named tributary-test.
 
 Exit status: 0 answered with 2xx, 1 with anything else or not at all, 2 usage or configuration.";
 
-/// The arguments of `ingress send-test`.
+/// Arguments of `ingress send-test`.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLE)]
 pub struct SendTest {
     /// The platform, by its name or an alias
     #[arg(value_name = "PLATFORM")]
     platform: String,
-    /// Where ingress is; http only
+    /// Address of ingress; http only
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8000")]
     url: String,
     /// The event's type [default: one that is only logged]
@@ -53,34 +57,34 @@ pub struct SendTest {
     /// Send this body as it is, signed
     #[arg(long, value_name = "FILE")]
     body: Option<PathBuf>,
-    /// Definitions [default: what PLATFORMS_FILE names]
+    /// Definitions [default: the file in PLATFORMS_FILE]
     #[arg(long, value_name = "FILE")]
     platforms_file: Option<PathBuf>,
 }
 
-/// A request that is ready to be sent. Never shown: a header of it may be a secret.
+/// Signed request. Not printable, because its headers may hold a secret.
 pub struct SignedRequest {
     url: Url,
     headers: SignatureHeaders,
     body: Bytes,
-    /// What it is, for the one who sends it.
+    /// Description of the event.
     pub about: String,
 }
 
-/// What came back.
+/// Response of ingress.
 #[derive(Debug)]
 pub struct SendTestResponse {
     /// Status and body, in one line.
     pub text: String,
-    /// Whether the status is a 2xx.
+    /// True if the status is a 2xx.
     pub good: bool,
 }
 
 impl SendTest {
-    /// Makes and signs the request.
+    /// Builds and signs the request.
     ///
     /// # Errors
-    /// What of usage or configuration stands against it; never a secret.
+    /// Problems of usage or configuration, never a secret.
     pub fn prepare(self, env: &Env) -> Result<SignedRequest, Vec<Problem>> {
         self.prepare_at(env, clock::now_ms())
     }
@@ -112,7 +116,7 @@ impl SendTest {
                 identify(&platform, &verified, &body).map_err(|invalid| {
                     one(
                         platform.name.as_str(),
-                        &format_args!("{invalid}; give a --body that is an event"),
+                        &format_args!("{invalid}; pass an event with --body"),
                     )
                 })
             })?;
@@ -124,7 +128,7 @@ impl SendTest {
     }
 }
 
-/// What is sent, in a line.
+/// Describes the events in one line.
 fn about(platform: &Platform, events: &[NewEvent]) -> String {
     let each: Vec<String> =
         events.iter().map(|event| format!("{} ({})", event.event_id, event.event_type)).collect();
@@ -142,7 +146,7 @@ fn base(text: &str) -> Result<Url, &'static str> {
         "http" if url.has_host() => {}
         "https" => {
             return Err(
-                "https is not spoken here; give ingress's own address, behind whatever ends TLS",
+                "https is not supported; use ingress's own http address, behind the proxy that terminates TLS",
             );
         }
         _ => return Err("must be of the form http://host[:port]"),
@@ -154,7 +158,7 @@ fn base(text: &str) -> Result<Url, &'static str> {
     Ok(url)
 }
 
-/// The signature, and the type where it is read from a header.
+/// Builds the signature headers, and the header of the type if the definition reads one.
 fn headers(
     platform: &Platform,
     keys: &Keys,
@@ -177,12 +181,12 @@ fn headers(
 }
 
 impl SignedRequest {
-    /// Sends it, once.
+    /// Sends the request once.
     ///
     /// # Errors
-    /// Why there is no answer.
+    /// The reason why there is no response.
     pub async fn send(self) -> Result<SendTestResponse, reqwest::Error> {
-        // The TLS stack that the whole system has; whoever was first chose the same.
+        // All programs use this TLS provider. It may be installed already.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let client = reqwest::Client::builder()
             .timeout(RESPONSE_TIMEOUT)

@@ -1,4 +1,4 @@
-//! A body that a platform's definition takes for an event, made from the definition alone.
+//! Builds a body that a platform's definition identifies as an event.
 
 use std::fmt;
 
@@ -10,34 +10,31 @@ use shared::platform::{Effect, EffectSpec, Locator, PayloadError, Platform, Poin
 
 use crate::effect_description;
 
-/// What stands for a session, and for every other id but the event's.
+/// Value of a session and of every id but the event's.
 const SAMPLE_NAME: &str = "tributary-test";
 
-/// A sample that is to be made.
+/// Sample event to build.
 pub(super) struct SampleEvent<'p> {
     pub(super) platform: &'p Platform,
-    /// The event's id.
+    /// Id of the event.
     pub(super) id: &'p str,
-    /// Its time.
+    /// Time of the event.
     pub(super) now: Millis,
 }
 
-/// The definition asks for more than can be guessed.
+/// The definition requires more than can be guessed.
 #[derive(Debug)]
 pub(super) struct SampleError(PayloadError);
 
 impl fmt::Display for SampleError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "no body that meets its schema can be made from the definition ({}); give one with --body",
-            self.0
-        )
+        write!(f, "cannot build a body that meets the schema ({}); pass one with --body", self.0)
     }
 }
 
 impl SampleEvent<'_> {
-    /// Type and body. First with what the type itself needs; where a schema asks for more, with what any type reads.
+    /// Returns type and body. Sets the values of the type itself first. If the schema requires
+    /// more, sets the values of all types.
     pub(super) fn make(&self, kind: Option<String>) -> Result<(String, Bytes), SampleError> {
         let kind = kind.unwrap_or_else(|| self.logged_type());
         let own = self.platform.effects.get(&kind);
@@ -59,7 +56,7 @@ impl SampleEvent<'_> {
         self.platform.schemas.check(kind, &text).map(|()| text).map_err(SampleError)
     }
 
-    /// A type that is only logged, if the definition takes one.
+    /// Returns a type that is only logged, if there is one.
     fn logged_type(&self) -> String {
         let logs = |kind: &str| {
             self.platform.effects.get(kind).is_none_or(|spec| spec.effect == Effect::Log)
@@ -70,7 +67,7 @@ impl SampleEvent<'_> {
         harmless.map_or_else(|| "tributary.test".to_owned(), |kind| (*kind).clone())
     }
 
-    /// Id, type, time and session, where the definition looks for them first.
+    /// Sets id, type, time and session at their first pointers.
     fn plain(&self, kind: &str) -> Value {
         let spec = &self.platform.event;
         let mut body = Value::Object(Map::new());
@@ -96,7 +93,7 @@ impl SampleEvent<'_> {
         }
     }
 
-    /// Something that fits into `column`.
+    /// Returns a value that fits `column`.
     fn value(&self, column: &str) -> Value {
         match column {
             "viewer_count" | "peak_viewers" | "duration_seconds" | "size_bytes" | "progress"
@@ -109,8 +106,8 @@ impl SampleEvent<'_> {
     }
 }
 
-/// Puts `value` where `pointer` points, making what is on the way; an index makes a list of one. What is there already
-/// stays.
+/// Sets `value` at `pointer` and creates missing members. An index creates a list of one. Existing
+/// values stay.
 fn put(body: &mut Value, pointer: &Pointer, value: Value) {
     let mut place = body;
     for token in &pointer.segments {

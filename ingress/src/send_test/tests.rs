@@ -77,9 +77,11 @@ fn send_test_errors_name_what_is_wrong() {
         reason(prepare("strict", None))
     );
     assert!(reason(prepare("mux", None)).contains("not configured"));
-    for (url, expected) in
-        [("https://host", "https is not spoken"), ("host:80", "http://host"), ("", "http://host")]
-    {
+    for (url, expected) in [
+        ("https://host", "https is not supported"),
+        ("host:80", "http://host"),
+        ("", "http://host"),
+    ] {
         assert!(base(url).unwrap_err().contains(expected), "{url}");
     }
     assert_eq!(base("http://host/prefix").unwrap().as_str(), "http://host/prefix/");

@@ -1,10 +1,11 @@
-//! Serves one connection in HTTP/2.
+//! Serves one HTTP/2 connection.
 //!
 //! # Guarantees
-//! - Streams, headers and unread bytes of a connection are bounded, and the requests of all such
-//!   connections together by `MAX_CONNECTIONS`.
-//! - The end is announced (GOAWAY), after silence and at a shutdown; requests in progress get their
-//!   answers: `http2_requests_in_progress_survive_a_shutdown`.
+//!
+//! - Streams, headers and unread bytes of a connection are bounded. `MAX_CONNECTIONS` bounds the
+//!   requests of all such connections together. (`http2_with_prior_knowledge_is_served`)
+//! - The end is announced with GOAWAY, after idle time and at a shutdown. Requests in progress are
+//!   answered. (`http2_requests_in_progress_survive_a_shutdown`)
 
 use std::convert::Infallible;
 use std::io;
@@ -31,17 +32,17 @@ use super::stream::ServerStream;
 use crate::connections::{ConnectionGuard, ConnectionLink};
 use crate::error::Error;
 
-/// Most requests at a time on one connection.
+/// Bound on concurrent requests of one connection.
 const MAX_STREAMS: u32 = 100;
-/// Longest list of headers of one request, in bytes.
+/// Bound on the headers of one request, in bytes.
 const MAX_HEADER_BYTES: u32 = 32 * 1024;
-/// Bytes that may come of one request, and of one connection, before anybody has read them.
+/// Bounds on unread bytes of one request and of one connection.
 const STREAM_WINDOW: u32 = 64 * 1024;
 const CONNECTION_WINDOW: u32 = 128 * 1024;
-/// Bytes of one answer that wait to be sent.
+/// Bound on unsent bytes of one answer.
 const MAX_SEND_BUFFER: usize = 64 * 1024;
 
-/// Runs requests where their connection runs.
+/// Executor that runs requests on the thread of their connection.
 #[derive(Clone, Copy)]
 struct LocalExecutor;
 
@@ -54,7 +55,7 @@ where
     }
 }
 
-/// Serves `stream` to its end, with what is left of it after a preface.
+/// Serves `stream`, whose preface was recognized, to its end.
 pub(super) async fn serve<S>(stream: ServerStream, service: Rc<S>, stopping: GracefulShutdownSignal)
 where
     S: Service<(Request, ConnectionLink), Response = Response<BoxBody>, Error = actix_web::Error>
@@ -79,7 +80,7 @@ where
         }
     };
     tokio::select! {
-        // It broke, or its sender has ended it.
+        // The connection broke, or its sender has closed it.
         _ = connection.as_mut() => return,
         () = stopping.notified() => {}
         () = silence => {}
@@ -115,7 +116,7 @@ where
     Ok(told(response, is_head))
 }
 
-/// The same request in actix's types; `None`: they cannot hold it.
+/// Converts the request to actix's types. `None`: they cannot represent it.
 fn translated(request: hyper::Request<Incoming>) -> Option<Request> {
     let (parts, body) = request.into_parts();
     let payload = if body.is_end_stream() { Payload::None } else { payload(body) };
@@ -139,7 +140,7 @@ fn payload(mut body: Incoming) -> Payload {
                 Some(Err(error)) => {
                     return Poll::Ready(Some(Err(PayloadError::Io(io::Error::other(error)))));
                 }
-                // Trailers say nothing here.
+                // Trailers are ignored.
                 Some(Ok(frame)) => {
                     if let Ok(part) = frame.into_data() {
                         return Poll::Ready(Some(Ok(part)));
@@ -166,7 +167,7 @@ fn told(response: Response<BoxBody>, is_head: bool) -> hyper::Response<HyperResp
     told
 }
 
-/// An answer's body; `None`: it has none.
+/// Body of an answer. `None`: no body.
 struct HyperResponseBody(Option<BoxBody>);
 
 impl Body for HyperResponseBody {

@@ -1,4 +1,4 @@
-//! A connection that remembers what was read to tell its protocol.
+//! Detects the protocol of a connection by its first bytes, and keeps them.
 
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
@@ -23,28 +23,28 @@ pub(super) enum Protocol {
     Http2,
 }
 
-/// A connection, its first bytes and its place among all others.
+/// Connection with its first bytes and its registration.
 pub(super) struct ServerStream {
     io: TcpStream,
     entry: Option<Rc<ConnectionGuard>>,
-    /// `true` while bytes between two requests are the next one's head. In HTTP/2 they may be anything.
+    /// Set while bytes between two requests begin a head. In HTTP/2 they may be anything.
     hears_heads: bool,
     ahead: [u8; PREFACE.len()],
-    /// Counts of the bytes of `ahead` that were read, and of those handed on.
+    /// Number of bytes of `ahead` that were read, and that were handed on.
     read: usize,
     taken: usize,
 }
 
 impl ServerStream {
-    /// Enters a new connection.
+    /// Registers a new connection.
     pub(super) fn new(io: TcpStream, connections: &Connections) -> Self {
-        // Answers are small, and none waits for more.
+        // Answers are small, so Nagle's algorithm would only delay them.
         let _ = io.set_nodelay(true);
         let entry = connections.register(&io).map(Rc::new);
         Self { io, entry, hears_heads: true, ahead: [0; PREFACE.len()], read: 0, taken: 0 }
     }
 
-    /// Reads as far as it takes to tell the protocol. Cancel safe: what was read stays read.
+    /// Reads until the protocol is known. Cancel safe: bytes that were read are kept.
     ///
     /// # Errors
     /// The connection is broken.
@@ -64,7 +64,7 @@ impl ServerStream {
         Ok(Protocol::Http2)
     }
 
-    /// Tells requests of this connection where they belong.
+    /// Attaches the close flag and the registration to requests of this connection.
     pub(super) fn connect(&self, data: &mut Extensions) {
         data.insert(CloseFlag::default());
         if let Some(entry) = &self.entry {
@@ -72,12 +72,12 @@ impl ServerStream {
         }
     }
 
-    /// Its place among all connections; `None` where it could not get one.
+    /// Returns the registration. `None`: the connection could not be registered.
     pub(super) fn entry(&self) -> Option<Rc<ConnectionGuard>> {
         self.entry.clone()
     }
 
-    /// The other side.
+    /// Returns the peer's address.
     pub(super) fn peer(&self) -> Option<SocketAddr> {
         self.io.peer_addr().ok()
     }

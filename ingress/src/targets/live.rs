@@ -1,9 +1,14 @@
-//! The directory as it is now, which follows what is registered.
+//! Keeps the table of targets up to date with the registrations.
 //!
-//! Guarantee: "unsupported platform" is said only when that is so: not before what is registered was read once, and then
-//! only after a read that began when the request was here already. However many ask for what does not exist, Redis is
-//! read one time for all of them, a few times a second. What is registered is laid over what this process began with, and
-//! never goes back to an older picture.
+//! # Guarantees
+//!
+//! - "Unsupported platform" is answered only after a read of the registrations that began after the
+//!   request came. (`unknown_platform_is_unsupported_only_after_a_read`)
+//! - Requests for unknown platforms share one read of Redis, a few times a second.
+//!   (`however_many_ask_redis_is_read_a_few_times`)
+//! - Registered platforms override those of the start.
+//!   (`registered_platforms_override_those_of_the_start`)
+//! - An older snapshot never replaces a newer one. (`older_snapshot_is_ignored`)
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,7 +26,7 @@ use super::{IngestTarget, TargetDefaults, TargetTable};
 use crate::error::Error;
 use crate::redis_gate::RedisGate;
 
-/// Most requests for unknown platforms that wait for a read; beyond it this replica is overloaded.
+/// Requests for unknown platforms that may wait for a read. Beyond it, the replica is overloaded.
 const MAX_PENDING_LOOKUPS: usize = 1024;
 
 /// All platforms as they are now.
@@ -33,16 +38,16 @@ pub(crate) struct LiveTargets {
     base_keys: HashMap<PlatformName, Arc<Keys>>,
     verify_tokens: HashMap<PlatformName, Secret>,
     defaults: TargetDefaults,
-    /// The snapshot that was applied last; 0: none yet.
+    /// Sequence number of the applied snapshot. 0: none yet.
     applied: Mutex<u64>,
-    /// `None`: nothing can be registered.
+    /// Registrations. `None`: nothing can be registered.
     live: Option<Live>,
     pending_lookups: Semaphore,
 }
 
 impl LiveTargets {
-    /// What this process began with: `registry`, where those without an entry in `keys` are not configured. `live` says what
-    /// is registered besides; see [`Self::follow`].
+    /// Builds the targets of the start. Platforms of `registry` without an entry in `keys` are not
+    /// configured. `live` has the registrations; see [`Self::follow`].
     pub(crate) fn new(
         registry: &Registry,
         keys: HashMap<PlatformName, Keys>,
@@ -67,17 +72,17 @@ impl LiveTargets {
         }
     }
 
-    /// Adds the tokens of the handshakes of kind `meta`.
+    /// Adds the verify tokens of `meta` handshakes.
     pub(crate) fn with_verify_tokens(self, verify_tokens: HashMap<PlatformName, Secret>) -> Self {
         Self { verify_tokens, ..self }
     }
 
-    /// Returns the token that a dashboard must present for `platform`.
+    /// Returns the verify token that a dashboard must present for `platform`.
     pub(crate) fn verify_token(&self, platform: &PlatformName) -> Option<&Secret> {
         self.verify_tokens.get(platform)
     }
 
-    /// Follows what is registered until `stop`.
+    /// Applies registrations until `stop`.
     pub(crate) async fn follow(&self, stop: CancellationToken) {
         let Some(live) = &self.live else { return };
         let mut snapshots = live.subscribe();
@@ -91,7 +96,7 @@ impl LiveTargets {
         }
     }
 
-    /// Takes over `snapshot`, unless a newer one was taken over already.
+    /// Applies `snapshot` unless a newer one was applied.
     pub(crate) fn apply(&self, snapshot: &Snapshot) {
         let mut applied = self.applied.lock().unwrap_or_else(PoisonError::into_inner);
         if snapshot.sequence <= *applied {
@@ -112,15 +117,16 @@ impl LiveTargets {
         *applied = snapshot.sequence;
     }
 
-    /// The platform that a path names, by its name or an alias, as far as is known.
+    /// Returns the platform with this name or alias, as far as it is known.
     pub(crate) fn find(&self, name: &str) -> Option<Arc<IngestTarget>> {
         self.targets.load().find(name).cloned()
     }
 
-    /// The platform that a path names, if need be after another look at what is registered, while Redis may be asked.
+    /// Returns the platform with this name or alias. Reads the registrations again if the name is
+    /// unknown.
     ///
     /// # Errors
-    /// [`Error::UnsupportedPlatform`] when there is none; anything else when that is not certain.
+    /// [`Error::UnsupportedPlatform`] if there is none, anything else if that is uncertain.
     pub(crate) async fn resolve(
         &self,
         name: &str,
@@ -138,37 +144,37 @@ impl LiveTargets {
         gate: &RedisGate,
     ) -> Result<Arc<IngestTarget>, Error> {
         let unsupported = || Error::unsupported_platform(name);
-        // Nothing could be registered under such a name.
+        // No platform can have such a name.
         if PlatformName::new(name).is_err() {
             return Err(unsupported());
         }
         let Some(live) = &self.live else { return Err(unsupported()) };
         gate.check_open()?;
         if live.current().is_none() {
-            return Err(Error::QueueUnavailable("what is registered has not been read yet"));
+            return Err(Error::QueueUnavailable("registrations have not been read yet"));
         }
         let _asking = self.pending_lookups.try_acquire().map_err(|_| Error::Busy)?;
         let snapshot = live.fresh().await.map_err(Error::QueueRefused)?;
         self.apply(&snapshot);
         if self.targets.load().set_aside.contains_key(name) {
             return Err(Error::QueueUnavailable(
-                "the platform is registered in a way that this process cannot use",
+                "this process cannot use the platform's registration",
             ));
         }
         self.find(name).ok_or_else(unsupported)
     }
 
-    /// The reserved platform of announced sessions.
+    /// Returns the reserved platform of session announcements.
     pub(crate) fn sessions(&self) -> &Arc<IngestTarget> {
         &self.sessions
     }
 
-    /// The series of platforms that nobody defined.
+    /// Returns the metrics of undefined platforms.
     pub(crate) fn unknown(&self) -> &IngressMetrics {
         &self.unknown
     }
 
-    /// The names of all platforms that can verify, sorted.
+    /// Returns the names of all platforms that can verify, sorted.
     pub(crate) fn configured(&self) -> Vec<PlatformName> {
         let targets = self.targets.load();
         let mut names: Vec<_> =
@@ -177,17 +183,17 @@ impl LiveTargets {
         names
     }
 
-    /// What this process began with.
+    /// Returns the definitions of the start.
     pub(crate) fn base(&self) -> &Registry {
         &self.base
     }
 
-    /// Whether this process began with something that `name` is verified with.
+    /// Returns true if the keys of `name` were configured at the start.
     pub(crate) fn configured_at_start(&self, name: &PlatformName) -> bool {
         self.base_keys.contains_key(name)
     }
 
-    /// What is registered; `None`: nothing can be.
+    /// Returns the registrations. `None`: nothing can be registered.
     pub(crate) fn live(&self) -> Option<&Live> {
         self.live.as_ref()
     }

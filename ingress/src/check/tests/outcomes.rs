@@ -6,19 +6,15 @@ use super::*;
 fn request_that_is_not_queued_takes_no_effect() {
     let body = br#"{"event_type":"t","payload":{}}"#;
     for (definition, reason, verdict) in [
-        (
-            "enabled = false",
-            "nothing of it is queued: the platform is disabled (403)",
-            "but not queued",
-        ),
+        ("enabled = false", "nothing is queued: the platform is disabled (403)", "but not queued"),
         (
             "event_types = ['other']",
-            "nothing of it is queued: its type is not one of the platform's event_types (answered `ignored`)",
+            "nothing is queued: its type is not one of the platform's event_types (answered `ignored`)",
             "but not queued",
         ),
         (
             "event = { batch = '/payload', type = '/event_type' }",
-            "nothing of it is queued: the batch is empty (200)",
+            "nothing is queued: the batch is empty (200)",
             "",
         ),
     ] {

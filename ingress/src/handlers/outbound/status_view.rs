@@ -1,4 +1,4 @@
-//! Destinations and their queues as the admin routes show them.
+//! Describes destinations and their queues for the admin routes.
 
 use serde::Serialize;
 use shared::clock;
@@ -13,51 +13,51 @@ use crate::pipeline::EnqueueError;
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Destinations)]
 pub(crate) struct DestinationList {
-    /// Every destination, by name.
+    /// All destinations, by name.
     pub(super) destinations: Vec<DestinationStatus>,
     /// Queues whose URL is not configured any more. Their deliveries are kept and not sent.
     pub(super) parked: Vec<ParkedQueue>,
 }
 
-/// A destination.
+/// Status of a destination.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Destination)]
 pub(crate) struct DestinationStatus {
-    /// Its name.
+    /// Name of the destination.
     #[schema(value_type = String)]
     name: DestinationName,
-    /// Queue of its new deliveries: `out:<name>`, unless its URL or its position changed.
+    /// Queue of new deliveries: `out:<name>`, unless its URL or its position changed.
     queue: String,
-    /// Its host. The rest of its URL may be a secret.
+    /// Host of its URL. The rest of the URL may be a secret.
     host: String,
     /// `standard`, `slack` or `discord`.
     #[schema(value_type = String)]
     format: PayloadFormat,
-    /// Events it asked for.
+    /// Event types that it subscribes to.
     events: Vec<String>,
-    /// True: it is held back, and its deliveries are kept.
+    /// True: it is paused, and its deliveries are kept.
     paused: bool,
-    /// True: it answered 410, and nothing is sent until it is resumed.
+    /// True: it answered 410, and gets nothing until it is resumed.
     gone: bool,
-    /// Time until which it asked to be left alone, RFC 3339; null: it is not busy.
+    /// Time until which it is busy, RFC 3339; null: it is not busy.
     busy_until: Option<String>,
-    /// Its first busy answer since the last success, RFC 3339; null: none.
+    /// Time of its first busy answer since the last success, RFC 3339; null: none.
     busy_since: Option<String>,
-    /// `closed`, or `open` or `half-open` while it fails and only probes are sent.
+    /// `closed`, or `open` or `half-open` while deliveries fail and only probes are sent.
     circuit: String,
-    /// Deliveries that wait, retries included.
+    /// Waiting deliveries, including retries.
     depth: u64,
-    /// Of these, those that wait for another attempt.
+    /// Waiting retries.
     retrying: u64,
-    /// Its dead letters.
+    /// Dead letters of the destination.
     dead_letters: u64,
-    /// Deliveries that it has confirmed.
+    /// Deliveries that the destination confirmed.
     delivered: u64,
     /// Deliveries that became dead letters.
     failed: u64,
-    /// Last failure.
+    /// Error of the last failure.
     last_error: Option<String>,
-    /// When, RFC 3339.
+    /// Time of the last failure, RFC 3339.
     last_error_at: Option<String>,
     /// Deliveries that were lost because queue and dead letters were full; null: none.
     overflow: Option<OverflowSummary>,
@@ -69,9 +69,9 @@ pub(crate) struct DestinationStatus {
 pub(crate) struct OverflowSummary {
     /// Number of deliveries.
     count: u64,
-    /// The first one's id.
+    /// Id of the first one.
     first: Option<String>,
-    /// The last one's id.
+    /// Id of the last one.
     last: Option<String>,
 }
 
@@ -83,15 +83,15 @@ pub(crate) struct ParkedQueue {
     queue: String,
     /// Host of its URL; null: unknown.
     host: Option<String>,
-    /// Deliveries that wait, retries included.
+    /// Waiting deliveries, including retries.
     depth: u64,
-    /// Of these, those that wait for another attempt.
+    /// Waiting retries.
     retrying: u64,
     /// Dead letters of the queue.
     dead_letters: u64,
 }
 
-/// Destination at `position` of `bindings`, with what all its queues hold.
+/// Returns the status of `one`, at `position` of `bindings`, with the totals of all its queues.
 pub(super) async fn destination_status(
     queue: &Queue,
     one: &Destination,
@@ -165,7 +165,7 @@ impl QueueTotals {
     }
 }
 
-/// Queues that hold something and belong to no destination.
+/// Returns the queues that hold deliveries and have no destination.
 pub(super) async fn parked(
     queue: &Queue,
     bindings: &QueueBindings,

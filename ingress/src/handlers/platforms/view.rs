@@ -1,6 +1,8 @@
-//! Platforms as they are shown.
+//! Describes platforms for the admin routes.
 //!
-//! Guarantee: nothing here has a place for a secret.
+//! # Guarantees
+//!
+//! - No type here can hold a secret. (`platform_view_has_everything_but_the_secret`)
 
 use std::collections::BTreeMap;
 
@@ -13,38 +15,38 @@ use utoipa::ToSchema;
 
 use crate::targets::LiveTargets;
 
-/// Everything that is defined.
+/// All platforms.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Platforms)]
 pub(crate) struct PlatformListResponse {
-    /// By name.
+    /// Platforms by name.
     platforms: Vec<PlatformView>,
 }
 
-/// One platform.
+/// Platform.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Platform)]
 pub(crate) struct PlatformView {
-    /// Its name.
+    /// Name of the platform.
     platform: String,
-    /// Where its definition comes from.
+    /// Source of its definition.
     #[schema(pattern = "^(bundled|file|registered)$")]
     source: &'static str,
-    /// `active`; `draining`: it is being removed, and takes no webhooks any more; `unusable`: the replica that answers cannot
-    /// use what was registered, and says why in its log.
+    /// `active`; `draining`: it is being removed and accepts no webhooks; `unusable`: the answering
+    /// replica cannot use the registration, and its log has the reason.
     #[schema(pattern = "^(active|draining|unusable)$")]
     state: &'static str,
-    /// Whether the replica that answers can verify its webhooks.
+    /// True if the answering replica can verify its webhooks.
     configured: bool,
-    /// What holds for it; absent where it is unusable.
+    /// Settings of the platform; absent if it is unusable.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     terms: Option<PlatformSettings>,
-    /// What is known of a registered one.
+    /// Registration of the platform, if it is registered.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     registered: Option<RegistrationView>,
 }
 
-/// What holds for a platform.
+/// Settings of a platform.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Terms)]
 pub(crate) struct PlatformSettings {
@@ -52,64 +54,64 @@ pub(crate) struct PlatformSettings {
     enabled: bool,
     /// True: its events are kept and not processed.
     paused: bool,
-    /// Other names of it.
+    /// Other names of the platform.
     aliases: Vec<String>,
-    /// Events of a type that is not in here are ignored; null: all are taken.
+    /// Event types that are accepted; others are ignored. Null: all.
     #[schema(required)]
     event_types: Option<Vec<String>>,
-    /// Events a minute, across all replicas.
+    /// Events per minute, for all replicas together.
     #[schema(required)]
     rate_limit: Option<u32>,
-    /// Events at once.
+    /// Events that may come at once.
     burst: u32,
-    /// Events a minute by event type.
+    /// Events per minute, by event type.
     limits: BTreeMap<String, u32>,
-    /// How its webhooks are signed.
+    /// Signature scheme.
     signature: &'static str,
-    /// Status of "accepted".
+    /// Status of an accepted event.
     ack_status: u16,
     /// Status instead of 429 and 408.
     #[schema(required)]
     busy_status: Option<u16>,
-    /// Fate of a verified request that is no usable event.
+    /// Treatment of a verified request that is no usable event.
     #[schema(pattern = "^(keep|refuse)$")]
     invalid: &'static str,
-    /// What becomes of an event whose session does not exist.
+    /// Treatment of an event whose session does not exist.
     #[schema(pattern = "^(create|retry)$")]
     missing_session: &'static str,
 }
 
-/// What is known of a registered platform.
+/// Registration of a platform.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Registered)]
 pub(crate) struct RegistrationView {
-    /// The definition as it was registered, without what its webhooks are verified with.
+    /// Registered definition, without secrets.
     #[schema(value_type = Object)]
     definition: Map<String, Value>,
-    /// What its webhooks are verified with, newest first: any of these.
+    /// Keys that verify its webhooks, newest first. Any of them verifies.
     keys: Vec<KeyValidity>,
-    /// The destination of its processed events, if it has one.
+    /// Destination of its processed events, if it has one.
     #[serde(skip_serializing_if = "Option::is_none")]
     destination: Option<String>,
-    /// When it was registered first.
+    /// Time of the first registration.
     #[schema(format = DateTime)]
     registered_at: String,
-    /// When it was changed last.
+    /// Time of the last change.
     #[schema(format = DateTime)]
     updated_at: String,
 }
 
-/// One of the keys that verify a platform's webhooks; it itself is never shown.
+/// Validity of a key. The key itself is never shown.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Valid)]
 pub(crate) struct KeyValidity {
-    /// Until when it does; null: until another takes its place.
+    /// Time until which the key verifies; null: until it is replaced.
     #[schema(required, format = DateTime)]
     expires_at: Option<String>,
 }
 
 impl PlatformListResponse {
-    /// What stands in `snapshot`; `targets` says what this replica can verify.
+    /// Describes `snapshot`. `targets` has the keys of this replica.
     pub(super) fn new(snapshot: &Snapshot, targets: &LiveTargets) -> Self {
         let addressable =
             snapshot.registry.iter().filter(|platform| platform.source != Source::Reserved);
@@ -125,7 +127,7 @@ impl PlatformListResponse {
         Self { platforms }
     }
 
-    /// Of these the one called `name`.
+    /// Returns the platform called `name`.
     pub(super) fn one(self, name: &PlatformName) -> Option<PlatformView> {
         self.platforms.into_iter().find(|one| one.platform == name.as_str())
     }
@@ -195,7 +197,7 @@ impl PlatformSettings {
 
 impl RegistrationView {
     fn new(name: &PlatformName, record: &Record) -> Self {
-        // One that is being removed verifies nothing; what is left of its secrets only signs.
+        // A platform that is being removed verifies nothing. Its remaining secrets only sign.
         let verifies = record.state == State::Active;
         let valid =
             record.secrets.iter().filter(|secret| verifies && !secret.is_expired(clock::now_ms()));
@@ -288,6 +290,6 @@ mod tests {
             (&find("mux")["configured"], &find("github")["configured"]),
             (&json!(true), &json!(false))
         );
-        assert!(!all.to_string().contains("\"sessions\""), "it is no platform to others");
+        assert!(!all.to_string().contains("\"sessions\""), "the reserved platform is not listed");
     }
 }

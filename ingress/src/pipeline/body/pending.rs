@@ -1,36 +1,41 @@
-//! Bodies that have begun to arrive and whose senders are waited for, in the order in which the wait began.
+//! Tracks incomplete bodies by age, and evicts the oldest.
+//!
+//! # Guarantees
+//!
+//! - A body is not refused while bytes are being released.
+//!   (`eviction_waits_while_space_is_being_released`)
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
-/// All of them; cheap to clone.
+/// All pending bodies; cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub(super) struct PendingBodies(Arc<Mutex<PendingBodiesInner>>);
 
 #[derive(Debug, Default)]
 struct PendingBodiesInner {
     next: u64,
-    /// Those that were told to yield and have not done so yet.
+    /// Evicted bodies that have not released their bytes yet.
     leaving: usize,
-    /// Those that wait for room: see [`PendingBodies::register_waiter`].
+    /// Bodies that wait for space; see [`PendingBodies::register_waiter`].
     waiting: usize,
     bodies: BTreeMap<u64, PendingEntry>,
 }
 
 #[derive(Debug)]
 struct PendingEntry {
-    /// Bytes that it holds.
+    /// Bytes that the body holds.
     bytes: usize,
     told: Arc<Notify>,
 }
 
-/// Somebody who waits for room, until dropped.
+/// Counts as waiting for space until dropped.
 #[derive(Debug)]
 pub(super) struct SpaceWaiter(PendingBodies);
 
-/// One's place in the order, given up when it is dropped.
+/// Registration of a pending body; removed when dropped.
 #[derive(Debug)]
 pub(super) struct PendingBody {
     number: u64,
@@ -39,7 +44,7 @@ pub(super) struct PendingBody {
 }
 
 impl PendingBodies {
-    /// Takes the last place.
+    /// Registers a body as the youngest.
     pub(super) fn register(&self) -> PendingBody {
         let told = Arc::new(Notify::new());
         let mut all = self.lock();
@@ -49,8 +54,9 @@ impl PendingBodies {
         PendingBody { number, told, all: self.clone() }
     }
 
-    /// Tells as few as free `bytes` to yield, longest waited for first, but none behind `place`, and none if all of them would
-    /// not do; `false`: there is nothing to wait for.
+    /// Evicts the oldest bodies until `bytes` are free, but none younger than `place`. Evicts
+    /// nothing and returns false if that cannot succeed. Also returns true if space is about to be
+    /// released.
     pub(super) fn evict_for(&self, place: Option<&PendingBody>, bytes: usize) -> bool {
         let mut all = self.lock();
         let before = place.map_or(u64::MAX, |place| place.number);
@@ -63,7 +69,7 @@ impl PendingBodies {
             last = Some(*number);
         }
         let Some(last) = last.filter(|_| freed >= bytes) else {
-            // What was missing a moment ago may have been given back meanwhile, or is about to be.
+            // Missing bytes may have been released meanwhile, or are about to be.
             return bytes == 0 || all.leaving > 0 || all.waiting > 0;
         };
         let rest = all.bodies.split_off(&(last + 1));
@@ -74,8 +80,8 @@ impl PendingBodies {
         true
     }
 
-    /// Counts one who waits for room. What is given back goes to those who wait, piece by piece, and is no body's until one
-    /// has all that it asked for; then that one is here and can be told to yield.
+    /// Registers a body that waits for space. Released bytes go to waiters piece by piece. They
+    /// belong to no registered body until a waiter has all its bytes.
     pub(super) fn register_waiter(&self) -> SpaceWaiter {
         self.lock().waiting += 1;
         SpaceWaiter(self.clone())
@@ -87,14 +93,14 @@ impl PendingBodies {
 }
 
 impl PendingBody {
-    /// Says how many bytes this body holds now.
+    /// Sets the number of bytes that this body holds.
     pub(super) fn set_held_bytes(&self, bytes: usize) {
         if let Some(one) = self.all.lock().bodies.get_mut(&self.number) {
             one.bytes = bytes;
         }
     }
 
-    /// Waits until this body has to yield.
+    /// Waits until this body is evicted.
     pub(super) async fn evicted(&self) {
         self.told.notified().await;
     }

@@ -1,8 +1,10 @@
-//! Takes a request that holds several events apart.
+//! Splits a request with several events.
 //!
-//! Guarantee: each event's body is a document of its own, which says all that the request said about it: the request's,
-//! with that one element in the list's place, every byte of both as it was sent. Together the bodies are no larger than
-//! one call to the queue.
+//! # Guarantees
+//!
+//! - The body of each event is the request's body with that one element in place of the list. All
+//!   its bytes are as sent. (`batch_element_is_an_event_with_the_request_around_it`)
+//! - All bodies together fit into one call to the queue. (`batch_is_bounded_in_events_and_bytes`)
 
 use bytes::Bytes;
 use shared::json::{Document, JsonNode, Value};
@@ -11,22 +13,22 @@ use shared::queue::{MAX_BATCH_BYTES, MAX_BATCH_EVENTS};
 
 use super::{IdentifyError, place};
 
-/// An element of the list that a definition names as its batch.
+/// Element of the list that the definition declares as the batch.
 #[derive(Clone, Copy)]
 pub(super) struct BatchElement<'p> {
-    /// Where the list is.
+    /// Path of the list.
     list: &'p Pointer,
-    /// Its position, from 0.
+    /// Position in the list, from 0.
     pub(super) index: usize,
 }
 
 impl BatchElement<'_> {
-    /// Whether `pointer` leads into the element and not to what stands around the list.
+    /// Returns true if `pointer` leads into the element, not to the text around the list.
     pub(super) fn holds(&self, pointer: &Pointer) -> bool {
         pointer.segments.starts_with(&self.list.segments)
     }
 
-    /// `path` in the event's body, as a path in the request's.
+    /// Translates `path` in the event's body to the path in the request's body.
     pub(super) fn in_request(&self, path: &str) -> String {
         let list = self.list.to_string();
         match path.strip_prefix(&list) {
@@ -36,7 +38,7 @@ impl BatchElement<'_> {
         }
     }
 
-    /// The same, where a schema's refusal names it.
+    /// Translates the path in a schema error likewise.
     pub(super) fn in_request_error(&self, error: PayloadError) -> PayloadError {
         match error {
             PayloadError::Unmet { path, rule } => {
@@ -47,8 +49,9 @@ impl BatchElement<'_> {
     }
 }
 
-/// The elements and their bodies, if `document` has a list where the definition says. An object in its place is one
-/// event already. An empty list is a probe, such as Xero's "intent to receive", and holds no event.
+/// Returns the elements and their bodies, if `document` has a list at the declared path. An object
+/// there is one event by itself. An empty list has no event; it is a probe, such as Xero's "intent
+/// to receive".
 pub(super) fn elements<'p>(
     list: &'p Pointer,
     document: &Document<'_>,
@@ -76,7 +79,7 @@ pub(super) fn elements<'p>(
     items.iter().enumerate().map(one).collect::<Result<_, _>>().map(Some)
 }
 
-/// What stands before and behind `node`, whose text is a part of `body`.
+/// Returns the bytes of `body` before and behind `node`.
 fn around<'b>(node: &JsonNode<'_>, body: &'b [u8]) -> (&'b [u8], &'b [u8]) {
     let begin = (node.raw().as_ptr() as usize).saturating_sub(body.as_ptr() as usize);
     let end = begin + node.raw().len();

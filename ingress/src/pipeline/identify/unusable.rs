@@ -1,4 +1,4 @@
-//! Dead letters of verified requests that are no usable events.
+//! Builds dead letters of verified requests that are no usable events.
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
@@ -9,10 +9,9 @@ use shared::signature::Verified;
 
 use super::{IdentifyError, delivery_id, event_type, hops, occurred_at, traceparent};
 
-/// Makes the dead letter of a verified request whose `body` is no usable event, for `reason`.
+/// Builds the dead letter of a verified request whose `body` is no usable event for `reason`.
 ///
-/// Its id is the hash of the bytes. Its type and its time are what the request says of them; an
-/// unknown type is empty.
+/// Its id is the hash of the bytes. Type and time come from the request; an unknown type is empty.
 pub(crate) fn unusable(
     platform: &Platform,
     verified: &Verified<'_>,
@@ -20,7 +19,7 @@ pub(crate) fn unusable(
     reason: &IdentifyError,
 ) -> NewEvent {
     let text = json::text(body);
-    // A header may name the type of a body that cannot be read.
+    // A header may name the type of an unreadable body.
     let document = Document::parse_text(&text).or_else(|_| Document::parse_text("null"));
     let (event_type, occurred_at, delivery_id) = match &document {
         Ok(document) => (
@@ -45,8 +44,8 @@ pub(crate) fn unusable(
     }
 }
 
-/// SHA-256 over platform and body, in hex. No content hash is made of the same input: it begins
-/// with a length.
+/// Returns the hex SHA-256 over platform and body. It differs from every content hash, whose input
+/// begins with a length.
 fn bytes_hash(platform: &Platform, body: &[u8]) -> String {
     let mut hash = Sha256::new();
     hash.update(u64::MAX.to_be_bytes());

@@ -1,10 +1,20 @@
-//! Requests that wait for what becomes of their event.
+//! Lets requests wait for the result of their event.
 //!
-//! Guarantee: a request waits no longer than it was allowed to, at most [`LONGEST_WAIT`], and nobody's waiting is felt
-//! by others: there is one subscription for all of a replica, nothing is polled, waiters are bounded, and they hold no
-//! body. A waiter has its seat before its event is queued, so that no result is too early for it, and gives it up with
-//! the request. Results that were published while the subscription was down are read when it is back, and each waiter
-//! reads once more when its time is up. A stop ends all waiting at once.
+//! # Guarantees
+//!
+//! - A request waits at most as long as it asked for, and at most [`LONGEST_WAIT`].
+//!   (`wait_timeout_is_answered_as_queued`)
+//! - Waiters are bounded and hold no body. (`waiting_request_holds_no_body`)
+//! - A waiter is registered before its event is queued, so no result comes too early. It is removed
+//!   with its request. (`result_before_the_wait_is_not_missed`)
+//! - A result that was published without a subscription is read later.
+//!   (`result_published_without_a_subscriber_is_read`)
+//! - A shutdown ends all waits at once. (`shutdown_ends_all_waits`)
+//!
+//! # Design
+//!
+//! One subscription serves all waiters of a replica, and nothing is polled. After a reconnect,
+//! stored results are read. Each waiter reads once more when its time is up.
 
 mod prefer;
 
@@ -32,14 +42,14 @@ use uuid::Uuid;
 use super::identify::Identified;
 use crate::targets::IngestTarget;
 
-/// How long a waiter's last look may take.
+/// Timeout of a waiter's final read.
 const FINAL_READ_TIMEOUT: Duration = Duration::from_millis(500);
-/// How long a look may take when the subscription is back.
+/// Timeout of a read after a reconnect.
 const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(10);
-/// Results that are read at the same time when the subscription is back.
+/// Concurrent reads after a reconnect.
 const MAX_CONCURRENT_READS: usize = 64;
 
-/// Everybody who waits at this replica; cheap to clone.
+/// All waiters of this replica; cheap to clone.
 #[derive(Clone)]
 pub(crate) struct WaiterRegistry {
     room: Arc<WaiterRegistryInner>,
@@ -56,7 +66,7 @@ struct WaiterRegistryInner {
 
 #[derive(Default)]
 struct WaiterSlots {
-    /// By platform and event. Several only while one of them does not know yet that it is a duplicate.
+    /// Waiters by platform and event. Several only while one is not yet known to be a duplicate.
     by_event: HashMap<String, Vec<WaiterSlot>>,
     taken: usize,
     numbers: u64,
@@ -65,11 +75,11 @@ struct WaiterSlots {
 struct WaiterSlot {
     number: u64,
     target: Arc<IngestTarget>,
-    /// Nothing once it was told.
+    /// `None` once the result was delivered.
     tell: Option<oneshot::Sender<ReplyOutcome>>,
 }
 
-/// A request's place among those who wait, given up when it is dropped.
+/// Registration of a waiting request; removed when dropped.
 pub(crate) struct ResultWaiter {
     room: Arc<WaiterRegistryInner>,
     target: Arc<IngestTarget>,
@@ -80,23 +90,24 @@ pub(crate) struct ResultWaiter {
     wait: Duration,
 }
 
-/// No platform's name holds a colon.
+/// Names of platforms contain no colon.
 fn key(platform: &str, event_id: &str) -> String {
     format!("{platform}:{event_id}")
 }
 
 impl WaiterRegistry {
-    /// Seats for `most`, until `stop`. Nobody is told anything before [`Self::listen`].
+    /// Creates a registry for at most `most` waiters, until `stop`. Results arrive only after
+    /// [`Self::listen`].
     pub(crate) fn new(queue: Queue, most: usize, stop: CancellationToken) -> Self {
         let channel = reply_channel(Uuid::new_v4());
         let (seats, metrics) = (Mutex::default(), WaiterMetrics::new());
         Self { room: Arc::new(WaiterRegistryInner { channel, most, queue, stop, seats, metrics }) }
     }
 
-    /// Listens for results until `stop`, on this runtime.
+    /// Subscribes to results until `stop`, on this runtime.
     ///
     /// # Errors
-    /// When `url` can never connect.
+    /// `url` cannot be used.
     pub(crate) fn listen(
         &self,
         url: &SecretString,
@@ -109,14 +120,17 @@ impl WaiterRegistry {
             SubscriptionEvent::Listening => drop(tokio::spawn(Arc::clone(&room).catch_up())),
             SubscriptionEvent::Message(text) => match EventReply::decode(&text) {
                 Ok(reply) => room.tell(reply),
-                Err(error) => tracing::warn!(%error, "something else than a result was published to this replica"),
+                Err(error) => {
+                    tracing::warn!(%error, "published message is not a result; ignoring it")
+                }
             },
         }));
         Ok(())
     }
 
-    /// Takes a seat for the result of `events`, if the sender or the definition wants one, and says so in the event.
-    /// `None`: nobody waits: not asked for, a batch, a paused platform, no seat left, or a stop.
+    /// Registers a waiter for the result of `events` if the sender or the definition asks for it,
+    /// and marks the event. Returns `None` if nobody asked, for a batch, for a paused platform, at
+    /// the bound, or during a shutdown.
     pub(crate) fn register(
         &self,
         target: &Arc<IngestTarget>,
@@ -136,13 +150,13 @@ impl WaiterRegistry {
         Some(waiter)
     }
 
-    /// What would have been published.
+    /// Delivers a result as if it had been published.
     #[cfg(test)]
     pub(crate) fn tell(&self, reply: EventReply) {
         self.room.tell(reply);
     }
 
-    /// How many wait.
+    /// Returns the number of waiters.
     #[cfg(test)]
     pub(crate) fn taken(&self) -> usize {
         self.room.seats().taken
@@ -183,14 +197,14 @@ impl WaiterRegistryInner {
         })
     }
 
-    /// Tells everybody who waits for this event. They leave their seats themselves.
+    /// Delivers a result to all waiters of its event. They remove themselves.
     fn tell(&self, reply: EventReply) {
         let mut seats = self.seats();
         let Some(waiting) = seats.by_event.get_mut(&key(&reply.platform, &reply.event_id)) else {
             return;
         };
         for tell in waiting.iter_mut().filter_map(|seat| seat.tell.take()) {
-            // Who has left meanwhile does not want to know.
+            // The waiter may be gone.
             let _ = tell.send(reply.outcome.clone());
         }
     }
@@ -208,21 +222,21 @@ impl WaiterRegistryInner {
         }
     }
 
-    /// The result of an event, if one is kept. Asks until Redis answers: a connection that Redis's restart has left
-    /// behind fails once before there is a new one.
+    /// Returns the stored result of an event, if any. Retries until Redis answers: after a restart,
+    /// the old connection fails once.
     async fn stored(&self, target: &IngestTarget, event_id: &str) -> Option<EventReply> {
         loop {
             match self.queue.stored_reply(&target.queue, event_id).await {
                 Ok(stored) => return stored,
                 Err(fault) => {
-                    tracing::debug!(platform = %target.platform.name, error = %fault.error(), "no result read");
+                    tracing::debug!(platform = %target.platform.name, error = %fault.error(), "cannot read the stored result; retrying");
                 }
             }
             sleep(FAILURE_PAUSE).await;
         }
     }
 
-    /// Reads what may have been published while nobody listened.
+    /// Reads results that were published without a subscription.
     async fn catch_up(self: Arc<Self>) {
         let waiting: Vec<(Arc<IngestTarget>, String)> = {
             let seats = self.seats();
@@ -251,12 +265,12 @@ impl WaiterRegistryInner {
 }
 
 impl ResultWaiter {
-    /// What is said to have been done: `wait=N`, in whole seconds.
+    /// Returns the applied preference: `wait=N` in whole seconds.
     pub(crate) fn applied(&self) -> String {
         format!("wait={}", self.wait.as_millis().div_ceil(1000))
     }
 
-    /// Waits for what becomes of the event. `None`: it is not known in time, or this replica stops.
+    /// Waits for the result. `None`: it did not come in time, or this replica shuts down.
     pub(crate) async fn outcome(&mut self) -> Option<ReplyOutcome> {
         tokio::select! {
             biased;
@@ -266,7 +280,7 @@ impl ResultWaiter {
         }
     }
 
-    /// What became of the event, if it was waited for before and is still kept.
+    /// Returns the stored result of the event, if any.
     pub(crate) async fn stored(&self) -> Option<ReplyOutcome> {
         let look = self.room.stored(&self.target, &self.event_id);
         timeout(FINAL_READ_TIMEOUT, look).await.ok().flatten().map(|reply| reply.outcome)

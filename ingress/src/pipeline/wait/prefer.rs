@@ -1,22 +1,25 @@
-//! The preference `wait` of RFC 7240.
+//! Parses the preference `wait` of RFC 7240.
 //!
-//! Guarantee: a header that cannot be understood asks for nothing; no header is an error. Of a preference that is given
-//! several times the first counts, as the RFC says, and other preferences and all parameters are left alone.
+//! # Guarantees
+//!
+//! - A malformed header has no effect and is no error. (`prefer_wait_that_is_malformed_is_ignored`)
+//! - The first of several `wait` counts, as the RFC says. Other preferences and parameters are
+//!   skipped. (`prefer_wait_is_found_in_any_position`)
 
 use actix_web::http::header::{HeaderMap, HeaderName};
 
 static PREFER: HeaderName = HeaderName::from_static("prefer");
 
-/// For how many whole seconds the sender is ready to wait; 0: not at all. `None`: it does not say.
+/// Returns the seconds that the sender is ready to wait; 0: not at all. `None`: no preference.
 pub fn wait(headers: &HeaderMap) -> Option<u64> {
     let mut values = headers.get_all(&PREFER);
     values.find_map(|value| PreferScanner(value.as_bytes()).wait()).flatten()
 }
 
-/// What is left of a header's value.
+/// Rest of a header's value.
 struct PreferScanner<'v>(&'v [u8]);
 
-/// What a preference is set to.
+/// Value of a preference.
 enum PreferenceValue {
     Nothing,
     Text(Vec<u8>),
@@ -24,7 +27,7 @@ enum PreferenceValue {
 }
 
 impl PreferScanner<'_> {
-    /// The first `wait` there is; inside, what it says if that makes sense.
+    /// Returns the first `wait`. The inner `None` means that its value is malformed.
     fn wait(mut self) -> Option<Option<u64>> {
         while !self.0.is_empty() {
             self.spaces();
@@ -64,7 +67,7 @@ impl PreferScanner<'_> {
         token.to_vec()
     }
 
-    /// Whether `sign` comes next, spaces or not; then it is taken.
+    /// Consumes `sign` with the spaces around it. Returns false if something else follows.
     fn punctuation(&mut self, sign: u8) -> bool {
         let trimmed = self.0.trim_ascii_start();
         let found = trimmed.first() == Some(&sign);
@@ -74,7 +77,7 @@ impl PreferScanner<'_> {
         found
     }
 
-    /// A token or a quoted string.
+    /// Parses a token or a quoted string.
     fn word(&mut self) -> PreferenceValue {
         if self.0.first() != Some(&b'"') {
             return PreferenceValue::Text(self.token());
@@ -82,7 +85,7 @@ impl PreferScanner<'_> {
         self.quoted().map_or(PreferenceValue::Malformed, PreferenceValue::Text)
     }
 
-    /// The quoted string that begins here; `None`: it does not end.
+    /// Parses a quoted string. `None`: it does not end.
     fn quoted(&mut self) -> Option<Vec<u8>> {
         let mut text = Vec::new();
         self.take();
@@ -95,7 +98,7 @@ impl PreferScanner<'_> {
         }
     }
 
-    /// Behind the next comma that stands in no quoted string.
+    /// Skips to the character after the next comma outside of quoted strings.
     fn skip_to_next(&mut self) {
         while let Some(first) = self.0.first() {
             match first {
@@ -119,7 +122,7 @@ impl PreferScanner<'_> {
 fn seconds(digits: &[u8]) -> Option<u64> {
     let digits = std::str::from_utf8(digits).ok()?;
     let is_number = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
-    // What does not fit is longer than anything anybody waits.
+    // A number that does not fit is longer than any wait.
     is_number.then(|| digits.parse().unwrap_or(u64::MAX))
 }
 
