@@ -94,7 +94,7 @@ async fn served_meanwhile(role: &ServerProcess, done: &AtomicBool) -> usize {
         );
         served += 1;
     }
-    eprintln!("{served} good events meanwhile, the slowest answered after {slowest:?}");
+    eprintln!("{served} valid events meanwhile, the slowest answered after {slowest:?}");
     served
 }
 

@@ -141,7 +141,7 @@ async fn decoded_size_is_bounded_while_decoding() {
         sender.send(&fits).await.expect(202, "accepted");
         let over = compressed(sign::generic("acme", ACME_SECRET, &sized(400_001)), coding);
         sender.send(&over).await.expect_error(413, "E_WEBHOOK_PAYLOAD_TOO_LARGE");
-        // A bomb, once signed in compressed form and once with a forged signature.
+        // A bomb, signed in its compressed form with the right and with a wrong secret.
         let bomb = encode(coding, &vec![b' '; 128 << 20]);
         assert!(bomb.len() < 400_000, "{coding}: {}", bomb.len());
         for secret in [ACME_SECRET, "wrong"] {

@@ -100,7 +100,10 @@ async fn edited_event_takes_effect_once(kind: DatabaseKind) {
 #[tokio::test]
 async fn invalid_edit_is_reported_and_changes_nothing() {
     let server = server(&["mux", "own"]).await;
-    let body = r#"{"type":"video.live_stream.active","data":{"n":1.50},"created_at":"2025-12-31T23:00:00Z"}"#;
+    let body = concat!(
+        r#"{"type":"video.live_stream.active","data":{"n":1.50},"#,
+        r#""created_at":"2025-12-31T23:00:00Z"}"#,
+    );
     add_dead_letter(&server, "mux", "1-0", &[("body", body)]).await;
     add_dead_letter(&server, "mux", "2-0", &[("body", "not json")]).await;
     add_dead_letter(&server, "mux", "3-0", &[("body", r#"{"type":"t"}"#)]).await;

@@ -34,7 +34,7 @@ const CONCURRENCY: u64 = 16;
 const MAX_GROWTH: u64 = 5 * 1024 * 1024;
 
 /// A platform that sends batches, and one that refuses unusable requests.
-const SEVERAL: &str = "[platforms.livekit]\ninvalid = \"refuse\"\n\
+const PLATFORMS: &str = "[platforms.livekit]\ninvalid = \"refuse\"\n\
                        [platforms.several]\nsecrets = [\"env:ACME_SECRET\"]\n\
                        event = { batch = \"/events\", id = \"/events/id\", type = \"/kind\" }\n";
 
@@ -45,7 +45,7 @@ async fn malformed_requests_by_the_thousand_do_no_harm() {
         .map_or_else(rand::random, |text| text.parse().unwrap());
     let stack = Stack::builder()
         .workers(0)
-        .platforms(SEVERAL)
+        .platforms(PLATFORMS)
         .ingress_env("MAX_BODY_BYTES", "65536")
         .ingress_env("BODY_TIMEOUT_MS", "3000")
         // Ten thousand warnings would take most of the time.
@@ -63,7 +63,11 @@ async fn malformed_requests_by_the_thousand_do_no_harm() {
     assert!(role.process.is_running(), "seed {seed}: ingress ended:\n{}", role.process.tail());
     let log = role.process.log();
     assert!(!log.contains("panicked"), "seed {seed}: ingress panicked:\n{}", role.process.tail());
-    assert!(!log.contains("ERROR"), "seed {seed}: it logged an error:\n{}", role.process.tail());
+    assert!(
+        !log.contains("ERROR"),
+        "seed {seed}: ingress logged an error:\n{}",
+        role.process.tail()
+    );
     for pattern in [
         "webhooks:incoming:*",
         "webhooks:dlq:*",

@@ -151,7 +151,7 @@ missing_session = "create"
 }
 
 /// Announcements have their own stream. While an older one is unfinished, a missing session is not
-/// final. Waiting for it spends neither attempts nor time.
+/// final. Waiting for it spends no attempt and none of `MISSING_SESSION_WAIT_MS`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn unfinished_older_announcement_postpones_missing_session() {
     let stack = Stack::builder()

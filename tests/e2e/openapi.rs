@@ -21,7 +21,7 @@ use description::Description;
 /// Answers that only a fault can cause, and the tests that provoke them: end of the path, method,
 /// status.
 const PROVOKED_ELSEWHERE: [(&str, &str, &str, &str); 11] = [
-    ("", "put", "500", "a fault of the program: `a_panic_is_an_answer_too`"),
+    ("", "put", "500", "a fault of the program: `panic_is_answered_as_internal_error`"),
     ("", "patch", "500", "the same"),
     ("", "delete", "500", "the same"),
     ("/register", "post", "500", "the same"),
@@ -46,7 +46,7 @@ const CODES_ELSEWHERE: [(&str, &str); 2] = [
 ];
 
 /// Every form of the webhook path.
-fn spellings(api: &Description) -> Vec<String> {
+fn webhook_paths(api: &Description) -> Vec<String> {
     let spelled = api.items().filter_map(|(template, _)| template.strip_suffix("/{platform}"));
     let found: Vec<String> =
         spelled.filter(|path| !path.ends_with("/platforms")).map(str::to_owned).collect();
@@ -59,7 +59,7 @@ async fn openapi_document_is_valid_and_matches_the_answers() {
     let conformance = Conformance::start().await;
     let api = &conformance.api;
     api.is_valid();
-    let spellings = spellings(api);
+    let spellings = webhook_paths(api);
     for path in &spellings {
         responses::webhooks(&conformance, path).await;
         responses::subscriptions(&conformance, path).await;
@@ -128,18 +128,18 @@ async fn methods(conformance: &Conformance) {
             let described = api.servers(template, &name).unwrap_or_default();
             for (role, base) in bases {
                 // For a known path, the answer lists its methods.
-                let here = item.as_object().unwrap().keys().filter(|method| {
+                let allowed = item.as_object().unwrap().keys().filter(|method| {
                     api.servers(template, method)
                         .is_some_and(|servers| servers.iter().any(|one| one == role))
                 });
-                let here: Vec<String> = here.map(|method| method.to_uppercase()).collect();
+                let allowed: Vec<String> = allowed.map(|method| method.to_uppercase()).collect();
                 let operational = ["/live", "/ready", "/metrics"].contains(&template);
                 if described.iter().any(|one| one == role) || operational {
                     continue;
                 }
                 let answer =
                     Sender::new(base).request(method.clone(), &admin(&path)).await.unwrap();
-                if here.is_empty() {
+                if allowed.is_empty() {
                     api.is_general("NoSuchRoute", &answer);
                     answer.expect_error(404, "E_NOT_FOUND");
                 } else {
@@ -147,7 +147,7 @@ async fn methods(conformance: &Conformance) {
                     answer.expect_error(405, "E_METHOD_NOT_ALLOWED");
                     let allow = answer.header("allow").unwrap_or_default();
                     assert!(
-                        allow.split(", ").all(|one| here.iter().any(|known| known == one)),
+                        allow.split(", ").all(|one| allowed.iter().any(|known| known == one)),
                         "{path}: {allow}"
                     );
                 }

@@ -107,11 +107,11 @@ async fn delivery_enqueued_twice_is_sent_once() {
         }
     })
     .await;
-    poll::throughout("nothing else is", Duration::from_secs(1), async || {
-        match receiver.deliveries() {
-            2 => Ok(()),
-            seen => Err(seen),
-        }
+    poll::throughout("nothing else is delivered", Duration::from_secs(1), async || match receiver
+        .deliveries()
+    {
+        2 => Ok(()),
+        seen => Err(seen),
     })
     .await;
 }

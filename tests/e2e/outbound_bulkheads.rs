@@ -84,7 +84,7 @@ async fn removed_platform_still_delivers_its_accepted_events() {
         "only the signing secret is kept"
     );
     // Longer than the shortest drain.
-    poll::throughout("its record is there", Duration::from_secs(13), async || {
+    poll::throughout("the record exists", Duration::from_secs(13), async || {
         registration_record(&stack, "shop").await.map(drop).ok_or("the record is missing")
     })
     .await;

@@ -217,7 +217,7 @@ async fn destination_status_shows_each_destination() {
         (&json!(1), &json!(0), &json!(0))
     );
     assert_eq!((&kind_now["circuit"], &kind_now["last_error"]), (&json!("closed"), &Value::Null));
-    assert_eq!(kind_now["host"], "127.0.0.1", "no path: it may be a secret");
+    assert_eq!(kind_now["host"], "127.0.0.1", "the message holds no path, which may be a secret");
     let failing_now = status(&stack, "webhook_2").await;
     assert_eq!((&failing_now["failed"], &failing_now["dead_letters"]), (&json!(1), &json!(1)));
     assert_eq!(failing_now["last_error"], "status 500: not yet");

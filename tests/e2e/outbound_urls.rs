@@ -125,7 +125,7 @@ async fn deliveries_of_a_removed_url_wait_for_it() {
         (&json!("out:webhook_1"), &json!(3)),
         "{shown}"
     );
-    assert_eq!(parked["host"], "127.0.0.1", "no path: it may be a secret");
+    assert_eq!(parked["host"], "127.0.0.1", "the message holds no path, which may be a secret");
     let log = stack.workers[0].process.log();
     assert!(log.contains("deliveries wait for a URL that is not configured"), "{log}");
     assert!(!log.contains("/hook"), "{log}");

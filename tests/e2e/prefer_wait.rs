@@ -202,9 +202,9 @@ async fn waiters_at_two_replicas_get_their_own_results() {
     }
     assert_eq!(ids.len(), 200);
     // One after the other, to measure the time that waiting adds to an answer.
-    let (mut plain, mut waited) = (Vec::new(), Vec::new());
+    let (mut without_wait, mut with_wait) = (Vec::new(), Vec::new());
     for _ in 0..40 {
-        for (prefer, took) in [("wait=0", &mut plain), ("wait=25", &mut waited)] {
+        for (prefer, took) in [("wait=0", &mut without_wait), ("wait=25", &mut with_wait)] {
             let signed = acme(&unique("c"), prefer);
             let started = Instant::now();
             assert!(senders[0].send(&signed).await.status < 300);
@@ -215,11 +215,12 @@ async fn waiters_at_two_replicas_get_their_own_results() {
         took.sort();
         took[took.len() / 2]
     };
-    let (plain, waited) = (median(&mut plain), median(&mut waited));
+    let (without_wait, with_wait) = (median(&mut without_wait), median(&mut with_wait));
     eprintln!(
-        "an answer: {plain:?}; with the result: {waited:?}; the slowest of 200 at once: {slowest:?}"
+        "an answer: {without_wait:?}; with the result: {with_wait:?}; the slowest of 200 at once: \
+        {slowest:?}"
     );
-    assert!(waited < Duration::from_secs(1), "{waited:?}");
+    assert!(with_wait < Duration::from_secs(1), "{with_wait:?}");
     for ingress in &stack.ingresses {
         assert_eq!(ingress.metric("webhook_waiters", &[]).await, 0.0);
     }

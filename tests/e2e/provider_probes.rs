@@ -59,7 +59,10 @@ fn own(path: &str, body: &str) -> SignedWebhook {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn empty_batch_is_answered_2xx_and_queues_nothing() {
     let stack = stack(0).await;
-    let body = r#"{"events":[],"firstEventSequence": 0,"lastEventSequence": 0, "entropy": "ABCDEFGHIJKLMNOPQRST"}"#;
+    let body = concat!(
+        r#"{"events":[],"firstEventSequence": 0,"lastEventSequence": 0, "#,
+        r#""entropy": "ABCDEFGHIJKLMNOPQRST"}"#,
+    );
     let signed = |secret: &str| {
         use base64::Engine as _;
         let mac = hex::decode(hmac_sha256_hex(secret, body.as_bytes())).unwrap();

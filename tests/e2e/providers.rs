@@ -225,7 +225,8 @@ async fn provider_samples_are_accepted_once_and_recorded() {
 
         let again = sender.send(&signed).await;
         if provider == "github" {
-            // GitHub signs no delivery id, so a repetition with another id is a new event.
+            // GitHub signs nothing that identifies a delivery, so the same request again is another
+            // event.
             again.expect(202, "accepted");
             assert_ne!(again.event_id(), answer.event_id());
         } else {
@@ -328,7 +329,7 @@ fn forgeries(provider: &str) -> Vec<(String, SignedWebhook, &'static str)> {
     for (name, value) in good.headers.iter().filter(|(name, _)| ours(name)) {
         found.push((format!("without {name}"), good.clone().without(name), INVALID));
         found.push((format!("{name} empty"), good.clone().without(name).header(name, ""), INVALID));
-        // Several signatures are alternatives, but a signed header must be unique.
+        // Several signatures are alternatives. Any other signed header must be unique.
         let lower = name.to_lowercase();
         if lower.contains("signature") || lower == "cf-webhook-auth" {
             let wrong: String = value.chars().rev().collect();

@@ -1,5 +1,5 @@
-//! Entries that Redis delivers again, lost before they arrived, or keeps pending for a worker that
-//! is gone.
+//! Entries that Redis delivers again, that were lost on their way, or that stay pending for a
+//! worker that no longer exists.
 
 use std::time::Duration;
 
@@ -68,13 +68,14 @@ async fn entries_in_a_lost_reply_are_processed_at_once() {
         entry.put(&stack, None).await;
         // A read that began earlier may still succeed, and a read that ends empty is the last one.
         // In both cases the attempt is repeated.
-        let void = poll::try_until("an entry is delivered into the void", READ_WAIT, async || {
-            match pending(&stack).await {
-                1 => Ok(()),
-                other => Err(other),
-            }
-        });
-        match void.await {
+        let lost_reply =
+            poll::try_until("the reply with a delivered entry is lost", READ_WAIT, async || {
+                match pending(&stack).await {
+                    1 => Ok(()),
+                    other => Err(other),
+                }
+            });
+        match lost_reply.await {
             Ok(()) => break,
             Err(late) => assert!(attempt < 20, "{late}"),
         }

@@ -41,7 +41,7 @@ async fn check_refused(sender: &Sender, signed: &SignedWebhook, code: &str) {
 }
 
 /// Time from `since` until ingress accepts again.
-async fn recovered(sender: &Sender, since: Instant) -> Duration {
+async fn time_to_recover(sender: &Sender, since: Instant) -> Duration {
     poll::until("ingress accepts again", WAIT_LIMIT, async || {
         let answer = sender.send(&event()).await;
         if answer.status == 202 { Ok(()) } else { Err(answer.text) }
@@ -78,7 +78,7 @@ async fn redis_outage_gets_503_and_ends_within_two_seconds() {
         stack.workers[0].health("/live", 200, WAIT_LIMIT).await;
         stack.workers[0].health("/ready", 503, WAIT_LIMIT).await;
         stack.redis.restart().await;
-        let took = recovered(&sender, Instant::now()).await;
+        let took = time_to_recover(&sender, Instant::now()).await;
         assert!(took < Duration::from_secs(2), "round {round}: took {took:?}");
         stack.ingresses[0].ready(WAIT_LIMIT).await;
         stack.workers[0].ready(WAIT_LIMIT).await;
@@ -120,7 +120,7 @@ async fn requests_do_not_pile_up_during_a_redis_outage() {
     let after = stack.ingresses[0].process.peak_memory().unwrap_or(0);
     assert!(after < before + (32 << 20), "{before} bytes before, {after} after");
     stack.redis.restart().await;
-    let took = recovered(&stack.sender(), Instant::now()).await;
+    let took = time_to_recover(&stack.sender(), Instant::now()).await;
     assert!(took < Duration::from_secs(2), "took {took:?}");
 }
 
@@ -136,7 +136,7 @@ async fn ingress_and_worker_start_during_a_redis_outage() {
     let sender = stack.sender();
     check_refused(&sender, &event(), "E_WEBHOOK_QUEUE_ERROR").await;
     stack.redis.restart().await;
-    let took = recovered(&sender, Instant::now()).await;
+    let took = time_to_recover(&sender, Instant::now()).await;
     assert!(took < Duration::from_secs(2), "took {took:?}");
     stack.workers[0].ready(WAIT_LIMIT).await;
     stack.wait_until_drained(WAIT_LIMIT).await;
@@ -178,7 +178,7 @@ async fn half_open_redis_connection_is_detected() {
     assert_eq!(answer.status, 503, "{}", answer.text);
     assert!(begun.elapsed() < REFUSED_WITHIN, "{:?}", begun.elapsed());
     proxy.set(ProxyMode::Pass);
-    recovered(&sender, Instant::now()).await;
+    time_to_recover(&sender, Instant::now()).await;
     // The worker's blocking read hangs on a dead connection as well. The worker must detect that by
     // itself.
     stack.wait_until_drained(Duration::from_secs(30)).await;

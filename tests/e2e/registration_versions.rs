@@ -24,7 +24,10 @@ async fn registration_of_a_later_version_waits_and_harms_no_other() {
     sender.registered(&json!({"platform": "shop", "secret": SECRET})).await;
     accepted(&sender, &event("shop", SECRET), PROPAGATION_LIMIT).await;
     let later = r#"{"v":99,"definition":{"aliases":["morrow"]},"what":["nobody","knows"]}"#;
-    let unsound = r#"{"v":1,"definition":{"colour":"red"},"secrets":[],"state":"active","registered_at":1,"updated_at":1}"#;
+    let unsound = concat!(
+        r#"{"v":1,"definition":{"colour":"red"},"secrets":[],"state":"active","#,
+        r#""registered_at":1,"updated_at":1}"#,
+    );
     let fields = [
         "HSET", HASH, "tomorrow", later, "odd", unsound, "torn", "{\"v\":1", "#version", "by-hand",
     ];

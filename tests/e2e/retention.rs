@@ -46,7 +46,7 @@ async fn add_old_dead_letter(redis: &RedisServer, days: i64, event_id: &str) {
 }
 
 /// Lines of all files in the archive.
-fn archived(folder: &Path) -> Vec<serde_json::Value> {
+fn archived_lines(folder: &Path) -> Vec<serde_json::Value> {
     let files = std::fs::read_dir(folder).unwrap().map(|file| file.unwrap().path());
     let text: String = files.map(|file| std::fs::read_to_string(file).unwrap()).collect();
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
@@ -76,7 +76,11 @@ async fn expired_dead_letters_are_archived_then_removed() {
     .await;
     let lines: Vec<serde_json::Value> =
         before.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    assert_eq!((lines.len(), archived(folder.path())), (70, lines), "as `export` writes them");
+    assert_eq!(
+        (lines.len(), archived_lines(folder.path())),
+        (70, lines),
+        "as `export` writes them"
+    );
     poll::until("the removed dead letters are counted", WAIT_LIMIT, async || {
         match stack.workers[0]
             .metric("webhook_dead_letters_expired_total", &["platform=\"acme\""])

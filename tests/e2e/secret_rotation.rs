@@ -20,9 +20,9 @@ const EVENTS_EACH: usize = 50;
 /// Number of events per sender, of [`EVENTS_EACH`], before the rotation.
 const CHANGE_AFTER: usize = 15;
 
-/// Sends 1,000 events through two replicas during a rotation. Half of the senders switch secrets
-/// when every process must know the new one; the others keep the old one. None is refused, each
-/// takes effect once.
+/// Sends 1,000 events through two replicas during a rotation. Half of the senders switch secrets as
+/// soon as every process must know the new one. The others keep the old one. None is refused, and
+/// each event takes effect once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn secret_rotation_under_load_refuses_nothing() {
     let stack = builder_with_key().ingresses(2).workers(2).start().await;

@@ -38,7 +38,7 @@ async fn send_round(stack: &Stack, round: &str, odd: &str) {
 }
 
 /// Largest number of platforms whose rows have the same time of processing.
-async fn most_at_once(stack: &Stack) -> u64 {
+async fn most_in_one_transaction(stack: &Stack) -> u64 {
     let sql = "SELECT count(DISTINCT platform) AS n FROM webhook_events GROUP BY processed_at \
         ORDER BY n DESC";
     let rows = stack.database.rows(sql, &[]).await;
@@ -69,7 +69,7 @@ async fn shared_transaction_isolates_a_refused_platform(kind: DatabaseKind) {
         }
     })
     .await;
-    let at_once = most_at_once(&stack).await;
+    let at_once = most_in_one_transaction(&stack).await;
     assert!(at_once >= PLATFORMS as u64 / 2, "{at_once} platforms in one transaction");
     stack.sender().announce("room", &json!({})).await.expect(202, "accepted");
     stack.status("room", "live", WAIT_LIMIT).await;

@@ -141,7 +141,7 @@ async fn worker_with_another_database_does_not_start() {
     let finished = program.run(TIMEOUT).await;
     let text = format!("{}{}", finished.stdout, finished.stderr);
     assert_eq!(finished.code, Some(2), "{text}");
-    assert!(text.contains("--adopt-database"), "it says what to do:\n{text}");
+    assert!(text.contains("--adopt-database"), "the message names the remedy:\n{text}");
     assert!(stack.workers[0].process.is_running());
 
     let adopted =

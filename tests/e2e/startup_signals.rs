@@ -28,7 +28,7 @@ fn role((program, ops): (Program, String)) -> ServerProcess {
     ServerProcess { process: program.spawn(), url: ops.clone(), ops }
 }
 
-/// Opens a port that never answers, like a server behind a dead name.
+/// Opens a port that accepts connections and never answers.
 async fn silent_server() -> (TcpListener, String) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
@@ -104,7 +104,11 @@ async fn signal_before_the_start_ends_the_process_at_once() {
     let process = Program::new("dlq-tool").env("REDIS_URL_FILE", &pipe).arg("list").spawn();
     handles_signals(&process).await;
     process.interrupt();
-    assert_eq!(process.wait_until_ended(STOP_LIMIT).await.code(), Some(130), "as a shell has it");
+    assert_eq!(
+        process.wait_until_ended(STOP_LIMIT).await.code(),
+        Some(130),
+        "128 + SIGINT, as in a shell"
+    );
 }
 
 /// Waits until the process handles SIGTERM and SIGINT.

@@ -34,7 +34,8 @@ async fn unusable_request_is_kept_and_edited_into_an_event() {
     let stack = builder().start().await;
     let at = now_ms() - 5_000;
     let body = format!(
-        r#"{{"event":"stream.live","event":"stream.live","timestamp":"{}","data":{{"stream_id":"r"}}}}"#,
+        "{{\"event\":\"stream.live\",\"event\":\"stream.live\",\"timestamp\":\"{}\",\
+         \"data\":{{\"stream_id\":\"r\"}}}}",
         rfc3339(at)
     );
     let answer = stack.sender().send(&realcast(body.as_bytes())).await;

@@ -150,7 +150,7 @@ async fn endless(to: SocketAddr, first: &str, piece: &[u8]) -> (usize, String) {
             () = sending => {}
         }
     });
-    ended.await.expect("it was closed");
+    ended.await.expect("the connection was closed");
     (
         taken,
         statuses(&String::from_utf8_lossy(&received))

@@ -17,7 +17,7 @@ fn framed(method: &str, path: &str, version: &str, more: &str, body: &str) -> St
 }
 
 /// Builds a request with a valid event and signature.
-fn genuine(method: &str, path: &str, version: &str, more: &str) -> String {
+fn valid_request(method: &str, path: &str, version: &str, more: &str) -> String {
     let (signed, mut more) = (event(), more.to_owned());
     more.push_str(&format!("x-webhook-signature: {}\r\n", signed.value("x-webhook-signature")));
     let body = String::from_utf8(signed.body).unwrap();
@@ -30,68 +30,81 @@ fn genuine(method: &str, path: &str, version: &str, more: &str) -> String {
     framed(method, path, version, &more, &body)
 }
 
-fn good(path: &str) -> String {
-    genuine("POST", path, "1.1", "")
+fn valid_post(path: &str) -> String {
+    valid_request("POST", path, "1.1", "")
 }
 
-fn last(path: &str) -> String {
-    genuine("POST", path, "1.1", "connection: close\r\n")
+fn last_request(path: &str) -> String {
+    valid_request("POST", path, "1.1", "connection: close\r\n")
 }
 
-fn large(path: &str) -> String {
+fn oversized_request(path: &str) -> String {
     framed("POST", path, "1.1", "content-length: 20001\r\n", &"x".repeat(20_001))
 }
 
 /// Requests, and the expected statuses of their answers.
 const CASES: [(RequestForPath, &[&str]); 38] = [
-    (good, &["202"]),
-    (last, &["202"]),
-    (|path| genuine("POST", path, "1.0", ""), &["202"]),
-    (|path| genuine("POST", path, "1.0", "connection: keep-alive\r\n"), &["202"]),
-    (|path| good(&format!("{path}?platform=other&x=%20")), &["202"]),
-    (|path| good(&format!("http://elsewhere{path}")), &["202"]),
-    (|path| good(&format!("{path}/")), &["202"]),
-    (|path| good(&format!("/{path}")), &["202"]),
-    (|path| good(&format!("{path}/.")), &["404"]),
-    (|path| genuine("POST", path, "1.1", "connection: upgrade\r\nupgrade: h2c\r\n"), &["202"]),
+    (valid_post, &["202"]),
+    (last_request, &["202"]),
+    (|path| valid_request("POST", path, "1.0", ""), &["202"]),
+    (|path| valid_request("POST", path, "1.0", "connection: keep-alive\r\n"), &["202"]),
+    (|path| valid_post(&format!("{path}?platform=other&x=%20")), &["202"]),
+    (|path| valid_post(&format!("http://elsewhere{path}")), &["202"]),
+    (|path| valid_post(&format!("{path}/")), &["202"]),
+    (|path| valid_post(&format!("/{path}")), &["202"]),
+    (|path| valid_post(&format!("{path}/.")), &["404"]),
     (
-        |path| genuine("POST", path, "1.1", "connection: upgrade\r\nupgrade: websocket\r\n"),
+        |path| valid_request("POST", path, "1.1", "connection: upgrade\r\nupgrade: h2c\r\n"),
         &["202"],
     ),
-    (|path| genuine("GET", path, "1.1", ""), &["405"]),
-    (|path| genuine("PUT", path, "1.1", ""), &["405"]),
-    (|path| genuine("PATCH", path, "1.1", ""), &["405"]),
-    (|path| genuine("DELETE", path, "1.1", ""), &["405"]),
-    (|path| genuine("post", path, "1.1", ""), &["405"]),
+    (
+        |path| valid_request("POST", path, "1.1", "connection: upgrade\r\nupgrade: websocket\r\n"),
+        &["202"],
+    ),
+    (|path| valid_request("GET", path, "1.1", ""), &["405"]),
+    (|path| valid_request("PUT", path, "1.1", ""), &["405"]),
+    (|path| valid_request("PATCH", path, "1.1", ""), &["405"]),
+    (|path| valid_request("DELETE", path, "1.1", ""), &["405"]),
+    (|path| valid_request("post", path, "1.1", ""), &["405"]),
     (|path| framed("GET", path, "1.1", "", ""), &["405"]),
     (|path| framed("HEAD", path, "1.1", "", ""), &["200"]),
     (|path| framed("OPTIONS", path, "1.1", "origin: http://x\r\n", ""), &["204"]),
     (|path| framed("POST", path, "1.1", "", ""), &["401"]),
-    (|path| good(path).replace("sha256=", "sha256=0"), &["401"]),
+    (|path| valid_post(path).replace("sha256=", "sha256=0"), &["401"]),
     (|path| framed("POST", path, "1.1", "content-encoding: deflate\r\n", ""), &["415"]),
-    (|path| genuine("POST", path, "1.1", "x-webhook-signature: sha256=00\r\n"), &["202"]),
-    (|path| genuine("POST", path, "1.1", "expect: 100-continue\r\n"), &["100", "202"]),
-    (|path| genuine("POST", path, "1.1", "expect: something\r\n"), &["202"]),
-    (|path| genuine("POST", path, "1.1", "transfer-encoding: chunked\r\n"), &["202"]),
-    (|path| genuine("POST", path, "1.1", "transfer-encoding: gzip, chunked\r\n"), &["400"]),
+    (|path| valid_request("POST", path, "1.1", "x-webhook-signature: sha256=00\r\n"), &["202"]),
+    (|path| valid_request("POST", path, "1.1", "expect: 100-continue\r\n"), &["100", "202"]),
+    (|path| valid_request("POST", path, "1.1", "expect: something\r\n"), &["202"]),
+    (|path| valid_request("POST", path, "1.1", "transfer-encoding: chunked\r\n"), &["202"]),
+    (|path| valid_request("POST", path, "1.1", "transfer-encoding: gzip, chunked\r\n"), &["400"]),
     (
-        |path| genuine("POST", path, "1.1", "transfer-encoding: chunked\r\ncontent-length: 7\r\n"),
+        |path| {
+            valid_request(
+                "POST",
+                path,
+                "1.1",
+                "transfer-encoding: chunked\r\ncontent-length: 7\r\n",
+            )
+        },
         &["400"],
     ),
     (|path| framed("POST", path, "1.1", "transfer-encoding: chunked\r\n", "zz\r\n"), &["400"]),
-    (large, &["413"]),
+    (oversized_request, &["413"]),
     (|path| framed("POST", path, "1.1", "content-length: 20001\r\n", ""), &["413"]),
     (|path| framed("POST", path, "1.1", "content-length: 20000\r\n", "{"), &["408"]),
-    (|path| good(path).replace("host: x\r\n", ""), &["400"]),
-    (|path| genuine("POST", path, "1.1", &"x: y\r\n".repeat(200)), &["431"]),
+    (|path| valid_post(path).replace("host: x\r\n", ""), &["400"]),
+    (|path| valid_request("POST", path, "1.1", &"x: y\r\n".repeat(200)), &["431"]),
     (
-        |path| [good(path), good(path).replace("sha256=", "sha256=0"), good(path)].concat(),
+        |path| {
+            [valid_post(path), valid_post(path).replace("sha256=", "sha256=0"), valid_post(path)]
+                .concat()
+        },
         &["202", "401", "202"],
     ),
     // A second request after one with `connection: close`.
-    (|path| [last(path), good(path)].concat(), &["202", "503"]),
-    (|path| [large(path), good(path)].concat(), &["413", "503"]),
-    (|path| [genuine("PUT", path, "1.1", ""), good(path)].concat(), &["405", "503"]),
+    (|path| [last_request(path), valid_post(path)].concat(), &["202", "503"]),
+    (|path| [oversized_request(path), valid_post(path)].concat(), &["413", "503"]),
+    (|path| [valid_request("PUT", path, "1.1", ""), valid_post(path)].concat(), &["405", "503"]),
 ];
 
 /// The answers without the parts that differ between any two answers.

@@ -15,17 +15,17 @@ pub(super) fn forged(rng: &mut SplitMix64) -> MalformedRequest {
     let signed = signed_request(rng, &body);
     let name = signature_header(&signed);
     let value = signed.value(name).to_owned();
-    let bare = signed.clone().without(name);
-    let with = |value: &str| bare.clone().header(name, value);
+    let unsigned = signed.clone().without(name);
+    let with = |value: &str| unsigned.clone().header(name, value);
     match rng.below(9) {
-        0 => post("no signature", &bare),
+        0 => post("no signature", &unsigned),
         1 => post("another body", &SignedWebhook { body: [&body[..], b" "].concat(), ..signed }),
         2 => {
-            let mut headers = raw_headers(&bare);
+            let mut headers = raw_headers(&unsigned);
             headers.push((name.to_owned(), rng.header_value(200)));
             complete_request(
                 "a signature of random bytes",
-                framed("POST", &bare.path, &headers, &body),
+                framed("POST", &unsigned.path, &headers, &body),
             )
         }
         3 => post("a signature cut short", &with(&value[..rng.below(value.len())])),
@@ -62,9 +62,9 @@ pub(super) fn forged(rng: &mut SplitMix64) -> MalformedRequest {
                 "sha1=00",
                 ",,,,",
             ];
-            let mut headers = raw_headers(&bare);
+            let mut headers = raw_headers(&unsigned);
             headers.push((name.to_owned(), rng.pick(&odd).as_bytes().to_vec()));
-            complete_request("an odd signature", framed("POST", &bare.path, &headers, &body))
+            complete_request("an odd signature", framed("POST", &unsigned.path, &headers, &body))
         }
         _ => {
             let age = 301 + rng.below(1_000_000_000) as i64;
@@ -83,7 +83,7 @@ pub(super) fn forged(rng: &mut SplitMix64) -> MalformedRequest {
 pub(super) fn headers(rng: &mut SplitMix64) -> MalformedRequest {
     let body = good_body(rng);
     let signed = signed_request(rng, &body);
-    let bare = raw_headers(&signed.clone().without(signature_header(&signed)));
+    let unsigned = raw_headers(&signed.clone().without(signature_header(&signed)));
     let names = [
         "x-a",
         "content-type",
@@ -96,7 +96,7 @@ pub(super) fn headers(rng: &mut SplitMix64) -> MalformedRequest {
         "user-agent",
         "accept-encoding",
     ];
-    let mut headers = bare;
+    let mut headers = unsigned;
     let name = match rng.below(4) {
         0 => {
             for _ in 0..1 + rng.below(20) {

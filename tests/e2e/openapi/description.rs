@@ -100,8 +100,8 @@ impl Description {
         items.map(|(template, item)| (template.as_str(), item))
     }
 
-    /// Returns the descriptions of the servers of `method` `template`, or `None` if it is not
-    /// documented.
+    /// Returns the programs that serve `method` `template`, by the first word of their server
+    /// description. Returns `None` if the operation is not documented.
     pub(super) fn servers(&self, template: &str, method: &str) -> Option<Vec<String>> {
         let operation = self.document["paths"][template].get(method)?;
         let servers = operation["servers"].as_array().or(self.document["servers"].as_array())?;

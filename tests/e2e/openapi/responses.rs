@@ -302,14 +302,14 @@ pub(super) async fn events(conformance: &Conformance) {
 }
 
 /// Provokes the answers of an outage of Redis.
-pub(super) async fn outage(conformance: &Conformance, spellings: &[String]) {
+pub(super) async fn outage(conformance: &Conformance, webhook_paths: &[String]) {
     let stack = &conformance.stack;
     stack.proxy.as_ref().unwrap().set(ProxyMode::Cut);
     stack.ingresses[0].health("/ready", 503, WAIT_LIMIT).await;
     let ask = async |method: Method, request: SignedWebhook| {
         conformance.ask(&method, &request).await.expect_error(503, "E_WEBHOOK_QUEUE_ERROR");
     };
-    for path in spellings {
+    for path in webhook_paths {
         ask(Method::POST, signed("acme", &event()).to(&format!("{path}/acme"))).await;
         ask(Method::OPTIONS, plain(&format!("{path}/not-known-yet"))).await;
         ask(
