@@ -17,9 +17,9 @@
 -- are used in the order of their assignment, so that no position in a list decides. A queue of an
 -- earlier release has no URL. The first destinations of a kind may take its name.
 
-local PRINT = 32 -- hex digits of a fingerprint
-local LONGEST = 64 -- bytes of a name
-local FIELDS = 5 -- arguments per destination
+local FINGERPRINT_DIGITS = 32
+local MAX_NAME_BYTES = 64
+local ARGS_PER_DESTINATION = 5
 local urls = KEYS[1]
 
 local known, order, states, last = {}, {}, {}, 0
@@ -30,18 +30,18 @@ for at = 1, #stored, 2 do
   if first == '=' then
     states[string.sub(field, 2)] = value
   elseif first ~= '#' then
-    local print, scope, number = string.match(value, '^(%x+) %S* (%S+) (%d+)$')
-    known[field] = print and print .. ' ' .. scope or ''
+    local fingerprint, scope, number = string.match(value, '^(%x+) %S* (%S+) (%d+)$')
+    known[field] = fingerprint and fingerprint .. ' ' .. scope or ''
     number = tonumber(number) or 0
     last = math.max(last, number)
     order[#order + 1] = { field, number }
   end
 end
-table.sort(order, function(one, other)
-  if one[2] ~= other[2] then
-    return one[2] < other[2]
+table.sort(order, function(a, b)
+  if a[2] ~= b[2] then
+    return a[2] < b[2]
   end
-  return one[1] < other[1]
+  return a[1] < b[1]
 end)
 
 local occupied = {}
@@ -55,15 +55,15 @@ local adopting = {
 }
 
 local first, assigned, taken = named + 3, {}, {}
-local count = (#ARGV - first + 1) / FIELDS
+local count = (#ARGV - first + 1) / ARGS_PER_DESTINATION
 local function destination(position)
-  local at = first + (position - 1) * FIELDS
+  local at = first + (position - 1) * ARGS_PER_DESTINATION
   return ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4]
 end
 for position = 1, count do
-  local _, scope, _, print = destination(position)
+  local _, scope, _, fingerprint = destination(position)
   for _, queue in ipairs(order) do
-    local matches = known[queue[1]] == print .. ' ' .. scope
+    local matches = known[queue[1]] == fingerprint .. ' ' .. scope
     if not assigned[position] and matches and not taken[queue[1]] then
       assigned[position] = queue[1]
       taken[queue[1]] = true
@@ -75,22 +75,23 @@ for position = 1, count do
 end
 local homes = {}
 for position = 1, count do
-  local name, scope, kind, print, host = destination(position)
+  local name, scope, kind, fingerprint, host = destination(position)
   if not assigned[position] then
     local queue, digits = name, 8
     while known[queue] or occupied[queue] and not (queue == name and adopting[kind]) do
       digits = digits + 4
-      queue = string.sub(name, 1, LONGEST - digits - 1) .. '-' .. string.sub(print, 1, digits)
-      if digits > PRINT then
+      local prefix = string.sub(name, 1, MAX_NAME_BYTES - digits - 1)
+      queue = prefix .. '-' .. string.sub(fingerprint, 1, digits)
+      if digits > FINGERPRINT_DIGITS then
         return redis.error_reply('ERR no name is free for the queue of ' .. name)
       end
     end
     last = last + 1
-    redis.call('HSET', urls, queue, print .. ' ' .. host .. ' ' .. scope .. ' ' .. last)
-    known[queue] = print .. ' ' .. scope
+    redis.call('HSET', urls, queue, fingerprint .. ' ' .. host .. ' ' .. scope .. ' ' .. last)
+    known[queue] = fingerprint .. ' ' .. scope
     assigned[position] = queue
   end
-  local receiver = print .. ' ' .. scope
+  local receiver = fingerprint .. ' ' .. scope
   if not states[receiver] then
     states[receiver] = assigned[position]
     redis.call('HSET', urls, '=' .. receiver, assigned[position])

@@ -14,13 +14,13 @@
 -- Reply one integer per entry: 0 moved, 1 the dead letters are at their bound,
 --       2 the entry does not exist or is not pending for this consumer. 1 and 2 change nothing
 
-local MOST_VALUES = 4000 -- limit of unpack; more pairs are packed into one field
-local LONGEST_ID = 256 -- in bytes; longer ids are not indexed
-local KEPT_S = 60 -- lifetime of a result
-local OURS = { error_code = true, error = true, attempts = true, first_failed_at = true,
+local MAX_VALUES = 4000 -- limit of unpack; more pairs are packed into one field
+local MAX_ID_BYTES = 256 -- longer ids are not indexed
+local RESULT_TTL_S = 60 -- see reply.rs
+local REPLACED_FIELDS = { error_code = true, error = true, attempts = true, first_failed_at = true,
   failed_at = true, worker = true, source_id = true, replays = true, reply_to = true,
   excused = true }
-local group, consumer, most, worker = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
+local group, consumer, limit, worker = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
 local time = redis.call('TIME')
 local now = string.format('%.0f', tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000))
 local length = redis.call('XLEN', KEYS[2])
@@ -34,12 +34,12 @@ local function dead_letter(id, fields, at)
       replays = value
     elseif name == 'first_failed_at' and first == '' then
       first = value
-    elseif not OURS[name] then
+    elseif not REPLACED_FIELDS[name] then
       out[#out + 1] = name
       out[#out + 1] = value
     end
   end
-  if #out > MOST_VALUES then
+  if #out > MAX_VALUES then
     out = { 'raw_msgpack', cmsgpack.pack(out) }
   end
   if first == '' then
@@ -58,7 +58,7 @@ local function event_id(fields)
   for at = 1, #fields, 2 do
     if fields[at] == 'event_id' then
       local id = fields[at + 1]
-      return #id > 0 and #id <= LONGEST_ID and id or nil
+      return #id > 0 and #id <= MAX_ID_BYTES and id or nil
     end
   end
 end
@@ -75,7 +75,7 @@ for at = 5, #ARGV, 7 do
   end
   if not entry then
     outcomes[#outcomes + 1] = 2
-  elseif length >= most then
+  elseif length >= limit then
     outcomes[#outcomes + 1] = 1
   else
     local dead = redis.call('XADD', KEYS[2], '*', unpack(dead_letter(id, entry[2], at)))
@@ -90,7 +90,7 @@ for at = 5, #ARGV, 7 do
     redis.call('HDEL', KEYS[5], id)
     if result then
       -- Permissions may forbid this. The entry is moved nevertheless.
-      redis.pcall('SET', result, ARGV[at + 6], 'EX', KEPT_S)
+      redis.pcall('SET', result, ARGV[at + 6], 'EX', RESULT_TTL_S)
       redis.pcall('PUBLISH', channel, ARGV[at + 6])
     end
     length = length + 1

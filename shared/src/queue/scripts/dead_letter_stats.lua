@@ -10,13 +10,14 @@
 --       then two flat lists of name and count: by error code, by event type
 --       ('' for a dead letter without that field)
 
-local LONGEST = 256 -- bytes of a name; senders choose event types
-local most = tonumber(ARGV[3])
+local MAX_NAME_BYTES = 256 -- senders choose event types
+local limit = tonumber(ARGV[3])
 local length = redis.call('XLEN', KEYS[1])
 local tail = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
 local last = tail and tail[1] or ''
 local from = ARGV[1] == '' and '-' or '(' .. ARGV[1]
-local entries = redis.call('XRANGE', KEYS[1], from, ARGV[2] == '' and '+' or ARGV[2], 'COUNT', most)
+local to = ARGV[2] == '' and '+' or ARGV[2]
+local entries = redis.call('XRANGE', KEYS[1], from, to, 'COUNT', limit)
 
 local bytes, oldest, newest = 0, nil, nil
 local codes, types = {}, {}
@@ -41,7 +42,7 @@ for _, entry in ipairs(entries) do
   if not newest or died > newest then
     newest = died
   end
-  code, kind = string.sub(code or '', 1, LONGEST), string.sub(kind or '', 1, LONGEST)
+  code, kind = string.sub(code or '', 1, MAX_NAME_BYTES), string.sub(kind or '', 1, MAX_NAME_BYTES)
   codes[code] = (codes[code] or 0) + 1
   types[kind] = (types[kind] or 0) + 1
 end
@@ -58,7 +59,7 @@ local function text(number)
   return number and string.format('%.0f', number) or ''
 end
 return {
-  length, last, #entries < most and '' or entries[#entries][1], #entries, bytes,
+  length, last, #entries < limit and '' or entries[#entries][1], #entries, bytes,
   text(oldest), text(newest),
   flat(codes), flat(types),
 }

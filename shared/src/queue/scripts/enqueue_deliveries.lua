@@ -17,7 +17,7 @@
 -- a delivery twice. After the mark's TTL receivers recognize a repetition by the delivery's id.
 
 local outgoing, dlq, state, counters = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local bound, most = tonumber(ARGV[1]), tonumber(ARGV[2])
+local bound, dead_letter_bound = tonumber(ARGV[1]), tonumber(ARGV[2])
 local version, name, ttl = ARGV[3], ARGV[4], ARGV[5]
 local time = redis.call('TIME')
 local now = string.format('%.0f', tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000))
@@ -52,7 +52,7 @@ for at = 6, #ARGV, 7 do
     redis.call('SET', mark, '1', 'EX', ttl)
     length = length + 1
     outcomes[position] = 0
-  elseif dead_letters < most then
+  elseif dead_letters < dead_letter_bound then
     local reason = length == math.huge and 'destination queue is not a stream'
       or 'destination queue is full'
     local facts = { 'error_code', 'overflow', 'error', reason,

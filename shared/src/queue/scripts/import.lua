@@ -10,9 +10,9 @@
 -- It is present if the exported entry itself still exists, or the entry of an earlier import. An
 -- interrupted import can therefore be repeated.
 
-local LONGEST_ID = 256 -- in bytes; longer ids are not indexed
-local MOST_VALUES = 4000 -- limit of unpack
-local original, most, ttl = ARGV[1], tonumber(ARGV[2]), ARGV[3]
+local MAX_ID_BYTES = 256 -- longer ids are not indexed
+local MAX_VALUES = 4000 -- limit of unpack
+local original, limit, ttl = ARGV[1], tonumber(ARGV[2]), ARGV[3]
 
 local function holds(id)
   return #redis.call('XRANGE', KEYS[1], id, id) == 1
@@ -35,9 +35,9 @@ end
 local before = redis.call('HGET', KEYS[2], original)
 if still_exists() or before and holds(before) then
   return 0
-elseif redis.call('XLEN', KEYS[1]) >= most then
+elseif redis.call('XLEN', KEYS[1]) >= limit then
   return 1
-elseif #ARGV - 3 > MOST_VALUES then
+elseif #ARGV - 3 > MAX_VALUES then
   return redis.error_reply('ERR more fields than a script can move')
 end
 local id = redis.call('XADD', KEYS[1], '*', unpack(ARGV, 4))
@@ -45,7 +45,7 @@ redis.call('HSET', KEYS[2], original, id)
 redis.call('EXPIRE', KEYS[2], ttl)
 for at = 4, #ARGV, 2 do
   if ARGV[at] == 'event_id' then
-    if #ARGV[at + 1] > 0 and #ARGV[at + 1] <= LONGEST_ID then
+    if #ARGV[at + 1] > 0 and #ARGV[at + 1] <= MAX_ID_BYTES then
       redis.call('HSET', KEYS[3], ARGV[at + 1], 'dead:' .. id)
     end
     break

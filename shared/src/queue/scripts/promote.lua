@@ -13,9 +13,9 @@
 -- The facts of the failure are merged in. All other fields are copied verbatim
 -- (unknown-fields-travel).
 
-local MOST_VALUES = 4000 -- limit of unpack; events have far fewer values
+local MAX_VALUES = 4000 -- limit of unpack; events have far fewer values
 local incoming, retry, failures, suspects, exceptions = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local group, longest, most = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+local group, longest, limit = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 
@@ -30,10 +30,10 @@ local function facts_of(id)
   return readable and type(facts) == 'table' and facts or {}
 end
 
-local due = redis.call('ZRANGEBYSCORE', retry, '-inf', text(now), 'LIMIT', 0, most)
-if #due < most then
+local due = redis.call('ZRANGEBYSCORE', retry, '-inf', text(now), 'LIMIT', 0, limit)
+if #due < limit then
   local ahead = redis.call('ZRANGEBYSCORE', retry, '(' .. text(now + longest), '+inf',
-    'LIMIT', 0, most - #due)
+    'LIMIT', 0, limit - #due)
   for _, id in ipairs(ahead) do
     local delay = tonumber(facts_of(id).delay) or longest
     if tonumber(redis.call('ZSCORE', retry, id)) > now + delay then
@@ -72,7 +72,7 @@ for _, id in ipairs(due) do
     redis.call('HDEL', failures, id)
     redis.call('HDEL', suspects, id)
     vanished = vanished + 1
-  elseif #entry[2] > MOST_VALUES then
+  elseif #entry[2] > MAX_VALUES then
     redis.call('ZADD', retry, text(now + longest), id)
   else
     local facts = facts_of(id)

@@ -7,9 +7,9 @@
 
 local time = redis.call('TIME')
 local now = string.format('%.0f', tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000))
-local from, most = ARGV[1] == '' and now or ARGV[1], tonumber(ARGV[2])
+local from, limit = ARGV[1] == '' and now or ARGV[1], tonumber(ARGV[2])
 local waiting = redis.call('ZRANGEBYSCORE', KEYS[1], '(' .. from, '+inf', 'WITHSCORES',
-  'LIMIT', 0, most)
+  'LIMIT', 0, limit)
 local final = waiting[#waiting]
 local released, last = 0, final
 for at = 1, #waiting, 2 do
@@ -24,4 +24,4 @@ for at = 1, #waiting, 2 do
     last = waiting[at + 1]
   end
 end
-return { #waiting < most * 2 and '' or last, released }
+return { #waiting < limit * 2 and '' or last, released }

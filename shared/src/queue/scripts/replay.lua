@@ -10,11 +10,11 @@
 -- Reply per id: the new id, 0 no such dead letter (or more fields than a script can move),
 --       1 incoming is at the maximum. 0 and 1 change nothing
 
-local MOST_VALUES = 4000 -- limit of unpack
-local LONGEST_ID = 256 -- in bytes; longer ids are not indexed
+local MAX_VALUES = 4000 -- limit of unpack
+local MAX_ID_BYTES = 256 -- longer ids are not indexed
 local DROPPED = { error_code = true, error = true, attempts = true, first_failed_at = true,
   failed_at = true, worker = true, source_id = true }
-local most, edits = tonumber(ARGV[1]), tonumber(ARGV[2])
+local limit, edits = tonumber(ARGV[1]), tonumber(ARGV[2])
 local length = redis.call('XLEN', KEYS[2])
 
 local function restored(fields)
@@ -49,7 +49,7 @@ local function event_id(fields)
   for at = 1, #fields, 2 do
     if fields[at] == 'event_id' then
       local id = fields[at + 1]
-      return #id > 0 and #id <= LONGEST_ID and id or nil
+      return #id > 0 and #id <= MAX_ID_BYTES and id or nil
     end
   end
 end
@@ -57,9 +57,9 @@ end
 local outcomes, total = {}, 0
 for at = 3 + edits * 2, #ARGV do
   local entry = redis.call('XRANGE', KEYS[1], ARGV[at], ARGV[at])[1]
-  if not entry or #entry[2] > MOST_VALUES then
+  if not entry or #entry[2] > MAX_VALUES then
     outcomes[#outcomes + 1] = 0
-  elseif length >= most then
+  elseif length >= limit then
     outcomes[#outcomes + 1] = 1
   else
     outcomes[#outcomes + 1] = redis.call('XADD', KEYS[2], '*', unpack(restored(entry[2])))

@@ -10,13 +10,13 @@
 -- Redis reports an idle time of 0 for such entries, as for those delivered in this millisecond.
 -- Resetting the latter is harmless.
 
-local group, most = ARGV[1], tonumber(ARGV[3])
+local group, limit = ARGV[1], tonumber(ARGV[3])
 local from = ARGV[2] == '' and '-' or '(' .. ARGV[2]
-local pending = redis.call('XPENDING', KEYS[1], group, from, '+', most)
+local pending = redis.call('XPENDING', KEYS[1], group, from, '+', limit)
 for _, entry in ipairs(pending) do
   local id, consumer, idle = entry[1], entry[2], entry[3]
   if idle == 0 then
     redis.call('XCLAIM', KEYS[1], group, consumer, 0, id, 'IDLE', 0, 'JUSTID')
   end
 end
-return #pending < most and '' or pending[#pending][1]
+return #pending < limit and '' or pending[#pending][1]

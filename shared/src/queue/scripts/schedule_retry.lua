@@ -21,13 +21,13 @@
 local group, consumer, excused = ARGV[1], ARGV[2], ARGV[3]
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
-local LONGEST_ID = 256 -- in bytes; longer ids are not indexed
+local MAX_ID_BYTES = 256 -- longer ids are not indexed
 
 local function event_id(fields)
   for at = 1, #fields, 2 do
     if fields[at] == 'event_id' then
       local id = fields[at + 1]
-      return #id > 0 and #id <= LONGEST_ID and id or nil
+      return #id > 0 and #id <= MAX_ID_BYTES and id or nil
     end
   end
 end

@@ -28,8 +28,8 @@
 -- The holder of an entry does not matter: the database decides about effects, so a late settle is
 -- welcome. An event that nothing waits for and that was never moved costs only its id.
 
-local KEPT_S = 60 -- lifetime of a result
-local MOST_VALUES = 4000 -- limit of unpack
+local RESULT_TTL_S = 60 -- see reply.rs
+local MAX_VALUES = 4000 -- limit of unpack
 
 local group, n = ARGV[1], tonumber(ARGV[2])
 local after_ids = 3 + n
@@ -48,7 +48,7 @@ end
 for at = after_moved + 1, after_moved + 4 * forwarded, 4 do
   local id = id_of(tonumber(ARGV[at]))
   local entry = redis.call('XRANGE', KEYS[1], id, id)[1]
-  if entry and #entry[2] <= MOST_VALUES then
+  if entry and #entry[2] <= MAX_VALUES then
     copies[at] = entry[2]
   end
 end
@@ -124,7 +124,7 @@ local next_key = 8
 for awaited = after_moved + 4 * forwarded + 1, #ARGV, 3 do
   if removed[tonumber(ARGV[awaited])] == 1 then
     -- Permissions may forbid this. The event is settled nevertheless.
-    redis.pcall('SET', KEYS[next_key], ARGV[awaited + 2], 'EX', KEPT_S)
+    redis.pcall('SET', KEYS[next_key], ARGV[awaited + 2], 'EX', RESULT_TTL_S)
     redis.pcall('PUBLISH', ARGV[awaited + 1], ARGV[awaited + 2])
   end
   next_key = next_key + 1

@@ -12,7 +12,7 @@
 -- The age comes from the id. An id from the far future, after the clock was set back, counts as
 -- old, because the entry would otherwise wait until the clock has caught up.
 
-local group, most, age = ARGV[1], tonumber(ARGV[3]), tonumber(ARGV[4])
+local group, limit, age = ARGV[1], tonumber(ARGV[3]), tonumber(ARGV[4])
 local delivered
 if redis.call('EXISTS', KEYS[1]) == 1 then
   for _, info in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
@@ -32,7 +32,7 @@ end
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 local from = ARGV[2] == '' and '-' or '(' .. ARGV[2]
-local entries = redis.call('XRANGE', KEYS[1], from, delivered, 'COUNT', most)
+local entries = redis.call('XRANGE', KEYS[1], from, delivered, 'COUNT', limit)
 local scheduled = 0
 for _, entry in ipairs(entries) do
   local id = entry[1]
@@ -48,4 +48,4 @@ end
 if scheduled > 0 then
   redis.call('HINCRBY', KEYS[3], 'orphaned', scheduled)
 end
-return { #entries < most and '' or entries[#entries][1], scheduled }
+return { #entries < limit and '' or entries[#entries][1], scheduled }
