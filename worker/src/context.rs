@@ -28,7 +28,7 @@ pub struct EntryBatch {
     /// One of the entries may crash workers, since it was delivered often. Each of them runs alone.
     pub suspect: bool,
     /// Time at which the entries were received.
-    pub taken: Instant,
+    pub taken_at: Instant,
 }
 
 /// Reason why the database does not commit.

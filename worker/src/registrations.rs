@@ -92,10 +92,10 @@ async fn serve_registry(worker: &WorkerContext, registry: &Registry) {
             break;
         }
     }
-    for gone in before.iter().filter(|known| {
+    for removed in before.iter().filter(|known| {
         platforms.iter().all(|platform_queue| platform_queue.name() != known.name())
     }) {
-        tracing::info!(platform = %gone.name(), "a registered platform was removed");
+        tracing::info!(platform = %removed.name(), "a registered platform was removed");
     }
     worker.platforms.replace(platforms);
     worker.rescheduled.notify_one();

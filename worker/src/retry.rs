@@ -44,9 +44,9 @@ pub async fn run(worker: Arc<WorkerContext>) {
         });
         for platform_queue in platforms.iter().filter(|platform_queue| !platform_queue.is_paused())
         {
-            let hinted = platform_queue.rescheduled.swap(false, Ordering::Relaxed);
+            let was_scheduled = platform_queue.rescheduled.swap(false, Ordering::Relaxed);
             if is_full_scan
-                || hinted
+                || was_scheduled
                 || due.get(platform_queue.name()).is_some_and(|at| *at <= Instant::now())
             {
                 match promote(&worker, platform_queue).await {

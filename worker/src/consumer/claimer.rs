@@ -110,8 +110,8 @@ pub(super) async fn recover_lost_deliveries(
             after = *last;
             let held: HashSet<StreamId> =
                 worker.inflight.of(platform_queue.name()).into_iter().collect();
-            for unseen in ids.split(|id| held.contains(id)).filter(|run| !run.is_empty()) {
-                recover(worker, platform_queue, unseen, batches).await?;
+            for lost in ids.split(|id| held.contains(id)).filter(|run| !run.is_empty()) {
+                recover(worker, platform_queue, lost, batches).await?;
             }
         }
     }
@@ -255,9 +255,10 @@ async fn dispatch_recovered(
 ) -> Result<(), mpsc::error::SendError<EntryBatch>> {
     let (suspects, others): (Vec<_>, Vec<_>) =
         entries.into_iter().partition(|(_, deliveries)| *deliveries >= SUSPECT_DELIVERIES);
-    let bare = |list: Vec<(StreamEntry, u64)>| list.into_iter().map(|(entry, _)| entry).collect();
-    let others = hold_entries(worker, platform_queue, bare(others));
-    let suspects = hold_entries(worker, platform_queue, bare(suspects));
+    let without_counts =
+        |list: Vec<(StreamEntry, u64)>| list.into_iter().map(|(entry, _)| entry).collect();
+    let others = hold_entries(worker, platform_queue, without_counts(others));
+    let suspects = hold_entries(worker, platform_queue, without_counts(suspects));
     for batch in split_into_batches(platform_queue, others, suspects) {
         batches.send(batch).await?;
     }
@@ -274,7 +275,7 @@ fn split_into_batches(
         platform_queue: Arc::clone(platform_queue),
         entries,
         suspect,
-        taken: Instant::now(),
+        taken_at: Instant::now(),
     };
     let mut all = Vec::new();
     if !others.is_empty() {
@@ -307,9 +308,9 @@ pub(super) async fn hand_back_paused(
     batches: Vec<PlannedBatch>,
 ) -> Vec<PlannedBatch> {
     let (paused, others): (Vec<_>, Vec<_>) =
-        batches.into_iter().partition(|ready| ready.platform_queue.is_paused());
-    for ready in paused {
-        hand_back_entries(worker, &ready.platform_queue, ready.ids).await;
+        batches.into_iter().partition(|planned| planned.platform_queue.is_paused());
+    for planned in paused {
+        hand_back_entries(worker, &planned.platform_queue, planned.ids).await;
     }
     others
 }

@@ -22,7 +22,7 @@ use crate::effects::EventResult;
 
 /// A batch whose transaction has ended.
 pub(super) struct ExecutedBatch {
-    ready: PlannedBatch,
+    planned: PlannedBatch,
     /// One verdict for each planned event.
     verdicts: Vec<ExecutionVerdict>,
     context: DecisionContext,
@@ -32,38 +32,38 @@ impl ExecutedBatch {
     /// Wraps a batch in which no session is missing.
     pub(super) fn now(
         worker: &WorkerContext,
-        ready: PlannedBatch,
+        planned: PlannedBatch,
         verdicts: Vec<ExecutionVerdict>,
     ) -> Self {
-        Self { ready, verdicts, context: DecisionContext::at(worker) }
+        Self { planned, verdicts, context: DecisionContext::at(worker) }
     }
 
     /// Applies events whose session was missing once more.
     pub(super) async fn recheck_missing_sessions(
         worker: &WorkerContext,
-        ready: PlannedBatch,
+        planned: PlannedBatch,
         mut verdicts: Vec<ExecutionVerdict>,
     ) -> Result<Self, ConsumerInterruptedError> {
         if !verdicts.iter().any(ExecutionVerdict::is_missing_session) {
-            return Ok(Self::now(worker, ready, verdicts));
+            return Ok(Self::now(worker, planned, verdicts));
         }
         // The context is read before the second attempt. An announcement that settles after it was
         // read is found by that attempt.
         let context = execute::missing_session_context(worker).await;
         execute::retry_missing_sessions(
             worker,
-            &ready.platform_queue,
-            &ready.deduped.plans,
+            &planned.platform_queue,
+            &planned.deduped.plans,
             &mut verdicts,
         )
         .await?;
-        Ok(Self { ready, verdicts, context })
+        Ok(Self { planned, verdicts, context })
     }
 
     /// Decides the transition of each entry.
     pub(super) fn conclude(self, worker: &WorkerContext) -> (Arc<PlatformQueue>, Settlement) {
         let Self {
-            ready: PlannedBatch { platform_queue, deduped, mut settlement, .. },
+            planned: PlannedBatch { platform_queue, deduped, mut settlement, .. },
             verdicts,
             context,
         } = self;

@@ -64,7 +64,7 @@ async fn work(
     let mut scheduler = BatchScheduler::new(batches, worker.store.transaction_scope());
     let (mut planner, mut settler) = (NextBatchPlanner::default(), BackgroundSettler::default());
     loop {
-        let ready = match planner.take().await {
+        let planned = match planner.take().await {
             Some(planned) => planned?,
             None => {
                 let next = tokio::select! {
@@ -87,7 +87,7 @@ async fn work(
             }
         };
         planner.begin(worker, &mut scheduler);
-        transact(worker, ready, &mut settler).await?;
+        transact(worker, planned, &mut settler).await?;
     }
 }
 
@@ -100,14 +100,16 @@ async fn transact(
 ) -> Result<(), ConsumerInterruptedError> {
     let batches = claimer::hand_back_paused(worker, batches).await;
     let Some(verdicts) = execute::apply_shared(worker, &batches).await else {
-        for ready in batches {
+        for planned in batches {
             // Applying a batch may take as long as an outage.
-            let Some(ready) = claimer::hand_back_paused(worker, vec![ready]).await.pop() else {
+            let Some(planned) = claimer::hand_back_paused(worker, vec![planned]).await.pop() else {
                 continue;
             };
             let verdicts =
-                execute::apply_events(worker, &ready.platform_queue, &ready.deduped.plans).await?;
-            let executed = ExecutedBatch::recheck_missing_sessions(worker, ready, verdicts).await?;
+                execute::apply_events(worker, &planned.platform_queue, &planned.deduped.plans)
+                    .await?;
+            let executed =
+                ExecutedBatch::recheck_missing_sessions(worker, planned, verdicts).await?;
             settler.settle(worker, vec![executed]).await?;
         }
         return Ok(());
@@ -117,10 +119,10 @@ async fn transact(
     };
     let (missing, others): (Vec<_>, Vec<_>) = batches.into_iter().zip(verdicts).partition(missing);
     let others =
-        others.into_iter().map(|(ready, verdicts)| ExecutedBatch::now(worker, ready, verdicts));
+        others.into_iter().map(|(planned, verdicts)| ExecutedBatch::now(worker, planned, verdicts));
     settler.settle(worker, others.collect()).await?;
-    for (ready, verdicts) in missing {
-        let executed = ExecutedBatch::recheck_missing_sessions(worker, ready, verdicts).await?;
+    for (planned, verdicts) in missing {
+        let executed = ExecutedBatch::recheck_missing_sessions(worker, planned, verdicts).await?;
         settler.settle(worker, vec![executed]).await?;
     }
     Ok(())
@@ -131,11 +133,11 @@ async fn consume(
     worker: &WorkerContext,
     platform_queue: &Arc<PlatformQueue>,
     entries: Vec<StreamEntry>,
-    taken: Instant,
+    taken_at: Instant,
 ) -> Result<(), ConsumerInterruptedError> {
-    let ready = prepare(worker, Arc::clone(platform_queue), entries, taken);
-    let verdicts = execute::apply_events(worker, platform_queue, &ready.deduped.plans).await?;
-    let executed = ExecutedBatch::recheck_missing_sessions(worker, ready, verdicts).await?;
+    let planned = prepare(worker, Arc::clone(platform_queue), entries, taken_at);
+    let verdicts = execute::apply_events(worker, platform_queue, &planned.deduped.plans).await?;
+    let executed = ExecutedBatch::recheck_missing_sessions(worker, planned, verdicts).await?;
     let (platform_queue, settlement) = executed.conclude(worker);
     settle::run(worker, &platform_queue, settlement).await
 }
@@ -153,8 +155,8 @@ struct PlannedBatch {
 fn prepare_all(worker: &WorkerContext, batches: Vec<EntryBatch>) -> Vec<PlannedBatch> {
     batches
         .into_iter()
-        .map(|EntryBatch { platform_queue, entries, taken, .. }| {
-            prepare(worker, platform_queue, entries, taken)
+        .map(|EntryBatch { platform_queue, entries, taken_at, .. }| {
+            prepare(worker, platform_queue, entries, taken_at)
         })
         .collect()
 }
@@ -163,9 +165,9 @@ fn prepare(
     worker: &WorkerContext,
     platform_queue: Arc<PlatformQueue>,
     entries: Vec<StreamEntry>,
-    taken: Instant,
+    taken_at: Instant,
 ) -> PlannedBatch {
-    let mut settlement = Settlement::new(taken, entries.len());
+    let mut settlement = Settlement::new(taken_at, entries.len());
     let ids = entries.iter().map(|entry| entry.id).collect();
     let deduped = decode_and_plan(worker, &platform_queue, entries, &mut settlement);
     PlannedBatch { platform_queue, ids, deduped, settlement }
@@ -198,10 +200,10 @@ fn decode_and_plan(
     entries: Vec<StreamEntry>,
     settlement: &mut Settlement,
 ) -> DedupedBatch {
-    let most = entries.len();
+    let capacity = entries.len();
     let mut deduped =
-        DedupedBatch { plans: Vec::with_capacity(most), copies: Vec::with_capacity(most) };
-    let mut seen: HashMap<String, usize> = HashMap::with_capacity(most);
+        DedupedBatch { plans: Vec::with_capacity(capacity), copies: Vec::with_capacity(capacity) };
+    let mut seen: HashMap<String, usize> = HashMap::with_capacity(capacity);
     let now = worker.now();
     for entry in entries {
         let id = entry.id;

@@ -77,13 +77,13 @@ pub async fn run(
         let all = worker.platforms.all();
         unblock_streams(&all, &mut blocked);
         let capacity = worker.inflight.capacity_left();
-        let most = if reader.supports_stream_selection() {
+        let max_busy = if reader.supports_stream_selection() {
             (capacity.0 / MIN_ENTRIES_PER_STREAM).max(1)
         } else {
             usize::MAX
         };
         let ReadSelection { platforms, passed_over } =
-            choose_platforms(read_order(&all, &blocked, rotation), most, &drained);
+            choose_platforms(read_order(&all, &blocked, rotation), max_busy, &drained);
         if platforms.is_empty() {
             let _ = worker.stop.run_until_cancelled(tokio::time::sleep(READ_TIMEOUT)).await;
             continue;
@@ -154,13 +154,13 @@ struct ReadSelection {
     passed_over: Option<usize>,
 }
 
-/// Selects the announcements, the idle platforms, and the first `most` of the others.
+/// Selects the announcements, the idle platforms, and the first `max_busy` of the others.
 fn choose_platforms(
     ordered: Vec<Arc<PlatformQueue>>,
-    most: usize,
+    max_busy: usize,
     drained: &HashSet<PlatformName>,
 ) -> ReadSelection {
-    let (mut left, mut place, mut passed_over) = (most, 0, None);
+    let (mut left, mut place, mut passed_over) = (max_busy, 0, None);
     let mut platforms = ordered;
     platforms.retain(|platform_queue| {
         if is_announcements(platform_queue) {
@@ -264,7 +264,7 @@ async fn dispatch_batch(
             platform_queue: Arc::clone(platform_queue),
             entries,
             suspect: false,
-            taken: Instant::now(),
+            taken_at: Instant::now(),
         })
         .await
 }
@@ -391,11 +391,11 @@ mod tests {
     #[tokio::test]
     async fn blocked_stream_is_read_again_after_its_pause() {
         let platforms = platforms();
-        let (now, stranger) = (Instant::now(), PlatformName::new("stranger").unwrap());
+        let (now, unknown) = (Instant::now(), PlatformName::new("stranger").unwrap());
         let mut blocked = HashMap::from([
             (platforms[1].name().clone(), now),
             (platforms[2].name().clone(), now + BROKEN_STREAM_PAUSE),
-            (stranger, now + BROKEN_STREAM_PAUSE),
+            (unknown, now + BROKEN_STREAM_PAUSE),
         ]);
         unblock_streams(&platforms, &mut blocked);
         assert_eq!(blocked.into_keys().collect::<Vec<_>>(), [platforms[2].name().clone()]);

@@ -89,23 +89,26 @@ impl BatchScheduler {
     /// suspect is first.
     fn select(&self) -> Option<BatchSelection> {
         let first = self.waiting.front().filter(|first| !first.suspect)?;
-        let shares = self.transaction_scope.allows(&first.platform_queue.platform);
+        let first_may_share = self.transaction_scope.allows(&first.platform_queue.platform);
         let (mut joins, mut entries, mut full) = (vec![true], first.entries.len(), false);
         let mut platforms = HashSet::from([Arc::as_ptr(&first.platform_queue)]);
         for batch in self.waiting.iter().skip(1) {
-            let same = Arc::ptr_eq(&batch.platform_queue, &first.platform_queue);
-            let may = !batch.suspect
-                && (same
-                    || shares && self.transaction_scope.allows(&batch.platform_queue.platform));
-            let another = may && !platforms.contains(&Arc::as_ptr(&batch.platform_queue));
-            full |= may && entries + batch.entries.len() > MAX_SHARED_ENTRIES;
-            full |= another && platforms.len() >= self.transaction_scope.max_parts();
-            let overtakes = !may && !batch.suspect && is_announcements(&batch.platform_queue);
-            if full || overtakes {
+            let is_same_platform = Arc::ptr_eq(&batch.platform_queue, &first.platform_queue);
+            let may_join = !batch.suspect
+                && (is_same_platform
+                    || first_may_share
+                        && self.transaction_scope.allows(&batch.platform_queue.platform));
+            let adds_platform =
+                may_join && !platforms.contains(&Arc::as_ptr(&batch.platform_queue));
+            full |= may_join && entries + batch.entries.len() > MAX_SHARED_ENTRIES;
+            full |= adds_platform && platforms.len() >= self.transaction_scope.max_parts();
+            let would_overtake =
+                !may_join && !batch.suspect && is_announcements(&batch.platform_queue);
+            if full || would_overtake {
                 break;
             }
-            joins.push(may);
-            if may {
+            joins.push(may_join);
+            if may_join {
                 entries += batch.entries.len();
                 platforms.insert(Arc::as_ptr(&batch.platform_queue));
             }
@@ -116,11 +119,11 @@ impl BatchScheduler {
     /// Removes the selected batches from the queue. Batches of one platform become one.
     fn take_selected(&mut self, next: BatchSelection) -> Vec<EntryBatch> {
         let mut selected: Vec<EntryBatch> = Vec::new();
-        let mut left = VecDeque::with_capacity(self.waiting.len());
+        let mut remaining = VecDeque::with_capacity(self.waiting.len());
         let mut joins = next.joins.into_iter();
         for batch in self.waiting.drain(..) {
             if !joins.next().unwrap_or(false) {
-                left.push_back(batch);
+                remaining.push_back(batch);
                 continue;
             }
             match selected
@@ -131,7 +134,7 @@ impl BatchScheduler {
                 None => selected.push(batch),
             }
         }
-        self.waiting = left;
+        self.waiting = remaining;
         // Workers lock rows in this order. The stable sort keeps the order of two definitions of a
         // platform.
         selected.sort_by(|a, b| a.platform_queue.name().cmp(b.platform_queue.name()));
@@ -184,7 +187,7 @@ mod tests {
             platform_queue: Arc::clone(platform_queue),
             entries,
             suspect,
-            taken: Instant::now(),
+            taken_at: Instant::now(),
         }
     }
 
@@ -277,26 +280,26 @@ mod tests {
             .await;
             all.iter().map(Vec::len).collect::<Vec<_>>()
         };
-        let most = TransactionScope::OwnSessions.max_parts();
-        assert_eq!(sizes(TransactionScope::OwnSessions).await, [most, most, 60 - 2 * most]);
+        let max = TransactionScope::OwnSessions.max_parts();
+        assert_eq!(sizes(TransactionScope::OwnSessions).await, [max, max, 60 - 2 * max]);
         assert_eq!(sizes(TransactionScope::Any).await, [60]);
     }
 
     #[tokio::test]
     async fn batch_never_overtakes_its_own_platform_when_full() {
         let [mux, livekit, ..] = &platforms();
-        let most = MAX_SHARED_ENTRIES as u64;
+        let max = MAX_SHARED_ENTRIES as u64;
         let read = [
-            (mux, 0..most - 2),
+            (mux, 0..max - 2),
             (livekit, 0..1),
-            (mux, most - 2..most + 1),
+            (mux, max - 2..max + 1),
             // These two would fit.
-            (mux, most + 1..most + 2),
+            (mux, max + 1..max + 2),
             (livekit, 1..2),
         ];
         let expected: [&[_]; 2] = [
             &[("livekit", 1, 0), ("mux", MAX_SHARED_ENTRIES - 2, 0)],
-            &[("livekit", 1, 1), ("mux", 4, most - 2)],
+            &[("livekit", 1, 1), ("mux", 4, max - 2)],
         ];
         are_taken_as(TransactionScope::Any, &read, &expected).await;
     }
@@ -339,14 +342,14 @@ mod tests {
         let [mux, livekit, _, _, sessions] = platforms();
         let (sender, receiver) = mpsc::channel(8);
         let mut scheduler = BatchScheduler::new(receiver, TransactionScope::Any);
-        let most = MAX_SHARED_ENTRIES as u64;
+        let max = MAX_SHARED_ENTRIES as u64;
         assert!(scheduler.take_full().is_none());
-        sender.send(batch(&mux, 0..most - 2, false)).await.unwrap();
+        sender.send(batch(&mux, 0..max - 2, false)).await.unwrap();
         assert!(scheduler.take_full().is_none());
         sender.send(batch(&livekit, 0..1, false)).await.unwrap();
         assert!(scheduler.take_full().is_none(), "one more entry fits");
-        sender.send(batch(&sessions, 0..most, false)).await.unwrap();
-        sender.send(batch(&mux, most - 2..most, false)).await.unwrap();
+        sender.send(batch(&sessions, 0..max, false)).await.unwrap();
+        sender.send(batch(&mux, max - 2..max, false)).await.unwrap();
         assert!(
             scheduler.take_full().is_none(),
             "batches behind announcements join none before them"
@@ -360,10 +363,10 @@ mod tests {
             seen(&scheduler.take_full().unwrap()),
             [("sessions".to_owned(), MAX_SHARED_ENTRIES, 0)]
         );
-        sender.send(batch(&livekit, 1..most, false)).await.unwrap();
-        assert_eq!(seen(&scheduler.take_full().unwrap()), [("mux".to_owned(), 2, most - 2)]);
-        sender.send(batch(&mux, 0..most, true)).await.unwrap();
-        sender.send(batch(&livekit, most..most + 1, false)).await.unwrap();
+        sender.send(batch(&livekit, 1..max, false)).await.unwrap();
+        assert_eq!(seen(&scheduler.take_full().unwrap()), [("mux".to_owned(), 2, max - 2)]);
+        sender.send(batch(&mux, 0..max, true)).await.unwrap();
+        sender.send(batch(&livekit, max..max + 1, false)).await.unwrap();
         assert_eq!(
             seen(&scheduler.take_full().unwrap()),
             [("livekit".to_owned(), MAX_SHARED_ENTRIES, 1)],

@@ -50,7 +50,7 @@ pub(super) struct Settlement {
     retries: Vec<Retry>,
     dead: Vec<NewDeadLetter>,
     deleted: Vec<StreamId>,
-    taken: Instant,
+    taken_at: Instant,
     /// Identity of the entries in `retries` and `dead`, for log lines.
     named: HashMap<StreamId, LogIdentity>,
     spans: Spans,
@@ -63,15 +63,15 @@ struct LogIdentity {
 }
 
 impl Settlement {
-    /// Creates a settlement for about `entries` entries that were received at `taken`.
-    pub(super) fn new(taken: Instant, entries: usize) -> Self {
+    /// Creates a settlement for about `entries` entries that were received at `taken_at`.
+    pub(super) fn new(taken_at: Instant, entries: usize) -> Self {
         Self {
             finished: Vec::with_capacity(entries),
             received: Vec::with_capacity(entries),
             retries: Vec::new(),
             dead: Vec::new(),
             deleted: Vec::new(),
-            taken,
+            taken_at,
             named: HashMap::new(),
             spans: Spans::default(),
         }
@@ -89,7 +89,7 @@ impl Settlement {
     ) {
         let mut forward = forward;
         for (position, copy) in copies.into_iter().enumerate() {
-            let traceparent = self.spans.open(platform_queue.name(), copy, self.taken);
+            let traceparent = self.spans.open(platform_queue.name(), copy, self.taken_at);
             match next {
                 EntryTransition::Settle(outcome) => {
                     let outcome = if position == 0 { *outcome } else { SettleOutcome::Duplicate };
@@ -230,8 +230,8 @@ async fn finish(
         return Ok(());
     }
     // Calls of equal size, because each call has a fixed cost.
-    let alike = entries.len().div_ceil(entries.len().div_ceil(MAX_ENTRIES_PER_CALL));
-    let parts = entries.chunks(alike).map(|part| async move {
+    let entries_per_call = entries.len().div_ceil(entries.len().div_ceil(MAX_ENTRIES_PER_CALL));
+    let parts = entries.chunks(entries_per_call).map(|part| async move {
         let settle = || worker.queue.settle(&platform_queue.keys, part);
         // Without an answer, no entry is known to have been removed by this call.
         let removed = retry_until_answered(worker, platform_queue, settle).await?;
@@ -239,7 +239,7 @@ async fn finish(
     });
     let removed = try_join_all(parts).await?.into_iter().flatten();
     let now = worker.now();
-    let took = settlement.taken.elapsed();
+    let elapsed = settlement.taken_at.elapsed();
     for ((entry, removed), received_at) in entries.iter().zip(removed).zip(&settlement.received) {
         if !removed {
             continue;
@@ -251,7 +251,7 @@ async fn finish(
         };
         platform_queue.metrics.event(outcome);
         spans.close(entry.id, shown, None);
-        platform_queue.metrics.processing_duration(took);
+        platform_queue.metrics.processing_duration(elapsed);
         if let Ok(age) = u64::try_from(now - received_at) {
             platform_queue.metrics.end_to_end_duration(Duration::from_millis(age));
         }
@@ -300,7 +300,7 @@ async fn dead_letter(
     if dead.is_empty() {
         return Ok(());
     }
-    let move_them = || {
+    let move_entries = || {
         worker.queue.dead_letter(
             &platform_queue.keys,
             &worker.consumer,
@@ -309,7 +309,8 @@ async fn dead_letter(
             worker.dlq_max_len,
         )
     };
-    let done = retry_until_answered(worker, platform_queue, move_them).await?.unwrap_or_default();
+    let done =
+        retry_until_answered(worker, platform_queue, move_entries).await?.unwrap_or_default();
     let (mut held_back, mut full, mut moved) = (Vec::new(), false, false);
     for (dead_letter, done) in dead.iter().zip(done) {
         match done {
@@ -345,8 +346,8 @@ async fn dead_letter(
         platform_queue.note_dead_letters_full(false);
     }
     let kept: HashSet<StreamId> = held_back.iter().map(|retry| retry.id).collect();
-    let gone = dead.iter().map(|dead_letter| dead_letter.id).filter(|id| !kept.contains(id));
-    worker.inflight.release(platform_queue.name(), gone);
+    let moved_ids = dead.iter().map(|dead_letter| dead_letter.id).filter(|id| !kept.contains(id));
+    worker.inflight.release(platform_queue.name(), moved_ids);
     reschedule(worker, platform_queue, settlement, &held_back, spans).await
 }
 

@@ -21,16 +21,16 @@ use shared::trace::{self, SpanKind, TraceSpan};
 pub(super) struct Spans(HashMap<StreamId, TraceSpan>);
 
 impl Spans {
-    /// Opens the span of `event`, which was received at `taken` and has been executed. Returns the
-    /// `traceparent` for what follows.
+    /// Opens the span of `event`, which was received at `taken_at` and has been executed. Returns
+    /// the `traceparent` for what follows.
     pub(super) fn open(
         &mut self,
         platform: &PlatformName,
         event: &Envelope,
-        taken: Instant,
+        taken_at: Instant,
     ) -> Option<String> {
         let now = trace::now()?;
-        let began = now.checked_sub(taken.elapsed()).unwrap_or(now);
+        let began = now.checked_sub(taken_at.elapsed()).unwrap_or(now);
         let mut span = trace::span(
             "webhook process",
             SpanKind::Consumer,

@@ -37,7 +37,7 @@ impl NextBatchPlanner {
     ) -> Option<Result<Vec<PlannedBatch>, ConsumerInterruptedError>> {
         let planning = self.0.take()?;
         Some(match planning.await {
-            Ok(ready) => Ok(ready),
+            Ok(planned) => Ok(planned),
             Err(ended) => Err(resume(ended)),
         })
     }

@@ -25,7 +25,7 @@ pub(super) async fn consume_alone(
     worker: &WorkerContext,
     batch: EntryBatch,
 ) -> Result<(), ConsumerInterruptedError> {
-    let EntryBatch { platform_queue, entries, taken, .. } = batch;
+    let EntryBatch { platform_queue, entries, taken_at, .. } = batch;
     if platform_queue.is_paused() {
         claimer::hand_back_entries(
             worker,
@@ -46,7 +46,7 @@ pub(super) async fn consume_alone(
         match runs {
             Some(0) | None => worker.inflight.release(platform_queue.name(), [id]),
             Some(runs) if runs > MAX_ISOLATED_RUNS => {
-                let mut settlement = Settlement::new(taken, 1);
+                let mut settlement = Settlement::new(taken_at, 1);
                 let executions = u32::try_from(MAX_ISOLATED_RUNS).unwrap_or(u32::MAX);
                 settlement.add_raw(id, executions, &EntryTransition::crash_loop(MAX_ISOLATED_RUNS));
                 settle::run(worker, platform_queue, settlement).await?;
@@ -54,7 +54,7 @@ pub(super) async fn consume_alone(
             Some(runs) => {
                 tracing::info!(platform = %platform_queue.name(), %id, runs,
                     "running a suspect alone");
-                consume(worker, platform_queue, vec![entry], taken).await?;
+                consume(worker, platform_queue, vec![entry], taken_at).await?;
             }
         }
     }

@@ -57,34 +57,34 @@ pub struct RowKeys<'a> {
 impl<'a> RowKeys<'a> {
     /// Collects the keys that `events` need.
     pub fn of(events: impl Iterator<Item = &'a PlannedEvent>) -> Self {
-        let mut needs = Self::default();
+        let mut row_keys = Self::default();
         for event in events {
             match &event.change {
                 PlannedChange::Log => continue,
-                PlannedChange::Content { id, .. } => needs.contents.push(id),
-                PlannedChange::Job { id, .. } => needs.jobs.push(id),
-                PlannedChange::Recording { id, .. } => needs.recordings.push(id),
-                PlannedChange::Chat { id, .. } => needs.chats.push(id),
+                PlannedChange::Content { id, .. } => row_keys.contents.push(id),
+                PlannedChange::Job { id, .. } => row_keys.jobs.push(id),
+                PlannedChange::Recording { id, .. } => row_keys.recordings.push(id),
+                PlannedChange::Chat { id, .. } => row_keys.chats.push(id),
                 PlannedChange::Status { .. }
                 | PlannedChange::Viewers { .. }
                 | PlannedChange::Announce(_) => {}
             }
-            needs.rooms.extend(event.room.as_deref());
+            row_keys.rooms.extend(event.room.as_deref());
             if !matches!(event.change, PlannedChange::Announce(_)) {
                 let room = event.room.as_deref();
-                needs
+                row_keys
                     .live_streams
                     .extend(event.live_stream_id.as_deref().map(|stream| (stream, room)));
             }
         }
-        let Self { rooms, live_streams, recordings, contents, jobs, chats } = &mut needs;
+        let Self { rooms, live_streams, recordings, contents, jobs, chats } = &mut row_keys;
         for list in [rooms, recordings, contents, jobs, chats] {
             list.sort_unstable();
             list.dedup();
         }
         live_streams.sort_unstable();
         live_streams.dedup();
-        needs
+        row_keys
     }
 }
 

@@ -199,13 +199,13 @@ impl SessionRow {
         cause: WritingEvent<'_>,
     ) -> SessionUpdate {
         let old = self.status;
-        let fresh = self.set_status(status, cause.key);
+        let is_newest = self.set_status(status, cause.key);
         let mut recorded = false;
         for field in set {
             recorded |= self.set(field, cause.key);
         }
         self.touch(cause);
-        let action = match (fresh, self.status == old, recorded) {
+        let action = match (is_newest, self.status == old, recorded) {
             (true, false, _) => EventAction::StatusUpdated,
             (true, true, _) => EventAction::StatusUnchanged,
             (false, _, true) => EventAction::Recorded,
@@ -264,15 +264,15 @@ impl SessionRow {
         }
         // `ready` only initializes the status, so it leaves the guard alone.
         let asked = given.status.filter(|status| *status != SessionStatus::Ready);
-        let fresh = asked.is_some_and(|status| self.set_status(status, cause.key));
+        let is_newest = asked.is_some_and(|status| self.set_status(status, cause.key));
         self.touch(cause);
-        let bare = given.live_stream_id.is_none() && given.config.is_none();
+        let is_empty = given.live_stream_id.is_none() && given.config.is_none();
         let action = match given.status {
             Some(_) if self.status != old => EventAction::StatusUpdated,
             _ if recorded => EventAction::Recorded,
-            Some(SessionStatus::Ready) if bare => EventAction::StatusUnchanged,
-            Some(_) if fresh => EventAction::StatusUnchanged,
-            None if bare => EventAction::Recorded,
+            Some(SessionStatus::Ready) if is_empty => EventAction::StatusUnchanged,
+            Some(_) if is_newest => EventAction::StatusUnchanged,
+            None if is_empty => EventAction::Recorded,
             _ => EventAction::StaleIgnored,
         };
         SessionUpdate { action, old, new: self.status }

@@ -53,7 +53,7 @@ pub(super) struct AttemptedDelivery<'t> {
     pub(super) excused: u32,
     pub(super) probe: bool,
     pub(super) attempt: &'t AttemptOutcome,
-    pub(super) took: Duration,
+    pub(super) duration: Duration,
 }
 
 /// Decides the transition of the delivery, and records the state of the destination.
@@ -75,7 +75,7 @@ pub(super) async fn decide(
             delivery_id,
             trace_id,
             "Webhook delivered successfully: {name} ({}ms, status: {status})",
-            tried.took.as_millis()
+            tried.duration.as_millis()
         );
         return Ok(DeliveryTransition::Settle);
     }
@@ -163,12 +163,12 @@ fn spend_attempt(
     error: String,
 ) -> DeliveryTransition {
     let spent = tried.event.attempt.saturating_sub(tried.excused).max(1);
-    let most = sender.destination.max_attempts;
-    if spent >= most {
+    let max_attempts = sender.destination.max_attempts;
+    if spent >= max_attempts {
         return dead(sender, tried, code, error);
     }
     let delay = sender.backoff().delay(spent, &mut rand::rng()).max(not_before.unwrap_or_default());
-    log_retry(sender, tried, (spent, most), delay);
+    log_retry(sender, tried, (spent, max_attempts), delay);
     DeliveryTransition::Retry { delay, spends: SpentBudget::Attempt, code, error }
 }
 

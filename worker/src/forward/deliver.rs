@@ -140,13 +140,14 @@ async fn attempt(
     let mut span = begin(sender, event);
     let traceparent =
         span.as_ref().and_then(TraceSpan::traceparent).or_else(|| event.traceparent.clone());
-    let (attempt, took) = send(sender, event, traceparent.as_deref()).await?;
-    sender.metrics.duration(took);
+    let (attempt, duration) = send(sender, event, traceparent.as_deref()).await?;
+    sender.metrics.duration(duration);
     if let (Some(span), AttemptOutcome::Answered { status, .. }) = (&mut span, &attempt) {
         span.set("http.response.status_code", i64::from(*status));
     }
     let next =
-        decide(sender, &AttemptedDelivery { event, excused, probe, attempt: &attempt, took }).await;
+        decide(sender, &AttemptedDelivery { event, excused, probe, attempt: &attempt, duration })
+            .await;
     if let (Some(span), Ok(next)) = (span, &next) {
         end(span, next);
     }
@@ -319,9 +320,9 @@ async fn apply_transition(
                 first_failed_at,
                 reply: None,
             }];
-            let most = sender.worker.dlq_max_len;
+            let max_len = sender.worker.dlq_max_len;
             let done = retry_until_answered(sender, || {
-                queue.dead_letter(keys, consumer, consumer, &dead_letter, most)
+                queue.dead_letter(keys, consumer, consumer, &dead_letter, max_len)
             })
             .await?;
             if done.first() == Some(&DeadLettered::Full) {

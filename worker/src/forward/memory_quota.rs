@@ -69,12 +69,12 @@ impl MemoryQuota {
         }
         let names: Vec<DestinationName> =
             worker.forwarding.all().iter().map(|one| one.queue.clone()).collect();
-        let both = |name: &DestinationName| {
+        let queue_and_dead_letters = |name: &DestinationName| {
             let queue = worker.queue.layout().destination(name).queue;
             let dead_letters = PlatformKeys { incoming: queue.dlq.clone(), ..queue.clone() };
             [queue, dead_letters]
         };
-        let keys: Vec<PlatformKeys> = names.iter().flat_map(both).collect();
+        let keys: Vec<PlatformKeys> = names.iter().flat_map(queue_and_dead_letters).collect();
         match worker.queue.memory(&keys).await {
             Ok(memory) => memory.map_or_else(BTreeSet::new, |memory| over_quota(names, &memory)),
             Err(fault) => {
@@ -102,10 +102,10 @@ fn over_quota(names: Vec<DestinationName>, memory: &MemoryUsage) -> BTreeSet<Des
     if !is_short(memory) {
         return BTreeSet::new();
     }
-    let share = thousandths(memory, QUOTA_PERMILLE) / names.len().max(1) as u128;
-    let takes = |streams: &[u64]| streams.iter().copied().map(u128::from).sum::<u128>();
-    let taken = names.into_iter().zip(memory.streams.chunks(2));
-    taken.filter(|(_, streams)| takes(streams) > share).map(|(name, _)| name).collect()
+    let quota = thousandths(memory, QUOTA_PERMILLE) / names.len().max(1) as u128;
+    let total_bytes = |streams: &[u64]| streams.iter().copied().map(u128::from).sum::<u128>();
+    let usage = names.into_iter().zip(memory.streams.chunks(2));
+    usage.filter(|(_, streams)| total_bytes(streams) > quota).map(|(name, _)| name).collect()
 }
 
 #[cfg(test)]

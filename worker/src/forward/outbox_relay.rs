@@ -202,18 +202,18 @@ impl OutboxRelay {
         outbox: &Outbox,
         entries: Vec<StreamEntry>,
     ) -> Result<(), CallError> {
-        let (mut few, mut bytes) = (Vec::new(), 0);
+        let (mut batch, mut bytes) = (Vec::new(), 0);
         for entry in entries {
             let size = entry.weight();
             outbox.entry_size.note(size);
-            if bytes + size > MAX_RELAY_BYTES && !few.is_empty() {
-                self.relay_batch(&outbox.keys, std::mem::take(&mut few)).await?;
+            if bytes + size > MAX_RELAY_BYTES && !batch.is_empty() {
+                self.relay_batch(&outbox.keys, std::mem::take(&mut batch)).await?;
                 bytes = 0;
             }
             bytes += size;
-            few.push(entry);
+            batch.push(entry);
         }
-        self.relay_batch(&outbox.keys, few).await
+        self.relay_batch(&outbox.keys, batch).await
     }
 
     async fn relay_batch(
@@ -331,9 +331,9 @@ impl ProcessedEvent {
         let source =
             destination.as_ref().map_or(worker.forwarding.defaults().source(), |one| &one.source);
         // A worker that lacks the destination uses the name that the queue was created for.
-        let made_for = DestinationName::new(queue).ok();
+        let created_for = DestinationName::new(queue).ok();
         let known = destination.as_ref().map(|one| one.name.as_str());
-        let name = known.or_else(|| Some(made_for.as_ref()?.first_owner())).unwrap_or(queue);
+        let name = known.or_else(|| Some(created_for.as_ref()?.first_owner())).unwrap_or(queue);
         let event = &self.event;
         let parts = PayloadParts {
             event: &event.event_type,

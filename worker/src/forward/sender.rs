@@ -255,9 +255,10 @@ impl DestinationSender {
         // Copied before the read. A delivery that is finished meanwhile is in the reply, and must
         // not be sent again.
         let held = self.held().clone();
-        let most = count + held.len();
-        let mut own =
-            queue.read_own_pending(&self.keys.queue, consumer, StreamId::default(), most).await?;
+        let max_count = count + held.len();
+        let mut own = queue
+            .read_own_pending(&self.keys.queue, consumer, StreamId::default(), max_count)
+            .await?;
         own.retain(|entry| !held.contains(&entry.id));
         own.truncate(count);
         Ok(own)
@@ -319,9 +320,9 @@ async fn read(
     let backoff = Backoff::new(FAILURE_PAUSE_MIN, FAILURE_PAUSE_MAX);
     let (mut failures, mut own_done, mut claimed_at, mut cursor) =
         (0_u32, false, Instant::now(), StreamId::default());
-    while let Some((most, probe)) = sender.wait_until_may_send().await {
+    while let Some((max_count, probe)) = sender.wait_until_may_send().await {
         let Ok(permit) = Arc::clone(&sender.slots).acquire_owned().await else { break };
-        let count = most
+        let count = max_count
             .min(sender.slots.available_permits() + 1)
             .min(sender.entry_size.entries_in(MAX_READ_BYTES));
         drop(permit);

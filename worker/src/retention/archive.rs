@@ -24,10 +24,10 @@ pub(super) struct Archive {
 impl Archive {
     /// Creates the archive in `folder` for the worker of that name.
     pub(super) fn new(folder: &Path, worker: &str) -> Self {
-        let harmless = |letter: char| {
-            if letter.is_ascii_alphanumeric() || letter == '-' { letter } else { '_' }
+        let escape = |character: char| {
+            if character.is_ascii_alphanumeric() || character == '-' { character } else { '_' }
         };
-        Self { folder: folder.to_owned(), writer: worker.chars().map(harmless).collect() }
+        Self { folder: folder.to_owned(), writer: worker.chars().map(escape).collect() }
     }
 
     /// Returns the file for dead letters of `platform` that expire at `now`. There is one file per

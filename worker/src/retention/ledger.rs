@@ -152,8 +152,9 @@ impl LedgerScan<'_> {
         let oldest = self.worker.queue.dead_letters(&keys, None, 1).await?.into_iter().next();
         let oldest = oldest.map(|entry| {
             let dead_letter = DeadLetter::decode(platform, entry);
-            let came = dead_letter.received_at.unwrap_or(Millis::MAX);
-            came.min(dead_letter.dead_lettered_at())
+            let arrived_at = dead_letter.received_at.unwrap_or(Millis::MAX);
+            arrived_at
+                .min(dead_letter.dead_lettered_at())
                 .min(Millis::try_from(dead_letter.id.ms).unwrap_or(Millis::MAX))
         });
         let bounds = [

@@ -49,8 +49,8 @@ pub(super) async fn event(
     match find(worker, &platform, &event_id).await {
         Ok(Some(found)) => HttpResponse::Ok().json(found),
         Ok(None) => error(404, "E_NOT_FOUND", "no such event"),
-        Err(away) => {
-            tracing::warn!(%platform, error = error_chain(&*away), "cannot look up an event");
+        Err(failure) => {
+            tracing::warn!(%platform, error = error_chain(&*failure), "cannot look up an event");
             error(500, "E_INTERNAL", "Redis or the session database does not answer")
         }
     }
@@ -59,11 +59,11 @@ pub(super) async fn event(
 /// Returns the platform of this name or alias. A removed platform may still have events.
 fn resolve_platform(worker: &WorkerContext, name: &str) -> Option<PlatformName> {
     let platforms = worker.platforms.all();
-    let goes_by = |platform: &shared::platform::Platform| {
+    let is_named = |platform: &shared::platform::Platform| {
         platform.name.as_str() == name
             || platform.aliases.iter().any(|alias| alias.as_str() == name)
     };
-    match platforms.iter().find(|platform_queue| goes_by(&platform_queue.platform)) {
+    match platforms.iter().find(|platform_queue| is_named(&platform_queue.platform)) {
         Some(platform_queue) => Some(platform_queue.name().clone()),
         None => PlatformName::new(name).ok(),
     }

@@ -99,7 +99,7 @@ pub(super) struct RowQuery<'a> {
     pub(super) scope: SessionScope,
     /// Ids of the events to query in the ledger.
     pub(super) ids: Vec<&'a str>,
-    pub(super) needs: RowKeys<'a>,
+    pub(super) row_keys: RowKeys<'a>,
 }
 
 /// Rows that a part writes.
@@ -170,12 +170,12 @@ pub(super) trait Transact: Send {
 
 /// Runs the parts in one transaction.
 pub(super) async fn run<T: Transact>(
-    on: &mut T,
+    connection: &mut T,
     parts: &[PlatformEvents<'_>],
     ledger: LedgerCheck,
     now: Millis,
 ) -> Result<TransactionOutcome, BackendError> {
-    let outcome = attempt(on, parts, ledger, now).await;
+    let outcome = attempt(connection, parts, ledger, now).await;
     match outcome {
         Ok(TransactionOutcome::LostRace) if ledger == LedgerCheck::AssumeNew => {
             Ok(TransactionOutcome::NotAllNew)
@@ -188,7 +188,7 @@ pub(super) async fn run<T: Transact>(
 }
 
 async fn attempt<T: Transact>(
-    on: &mut T,
+    connection: &mut T,
     parts: &[PlatformEvents<'_>],
     ledger: LedgerCheck,
     now: Millis,
@@ -196,7 +196,7 @@ async fn attempt<T: Transact>(
     let mut all = Vec::with_capacity(parts.len());
     let mut rest = parts.iter();
     let Some(mut part) = rest.next() else { return Ok(TransactionOutcome::Applied(all)) };
-    let mut loaded = on.begin(&part.row_query(ledger)).await?;
+    let mut loaded = connection.begin(&part.row_query(ledger)).await?;
     loop {
         let (rows, outcomes) = part.apply_events(loaded)?;
         if ledger == LedgerCheck::AssumeNew && !outcomes.iter().all(Applied::took_effect) {
@@ -204,7 +204,7 @@ async fn attempt<T: Transact>(
         }
         let changes = part.changes(&rows, &outcomes, ledger, now);
         let Some(next) = rest.next() else {
-            let won = on.commit(&changes).await?;
+            let won = connection.commit(&changes).await?;
             all.push(outcomes);
             return Ok(if won {
                 TransactionOutcome::Applied(all)
@@ -212,7 +212,8 @@ async fn attempt<T: Transact>(
                 TransactionOutcome::LostRace
             });
         };
-        let Some(more) = on.write_then_read(&changes, &next.row_query(ledger)).await? else {
+        let Some(more) = connection.write_then_read(&changes, &next.row_query(ledger)).await?
+        else {
             return Ok(TransactionOutcome::LostRace);
         };
         all.push(outcomes);
@@ -227,7 +228,7 @@ impl<'a> PlatformEvents<'a> {
             LedgerCheck::AssumeNew => Vec::new(),
         };
         let (platform, scope) = (self.platform.name.as_str(), self.platform.session_scope);
-        RowQuery { platform, scope, ids, needs: RowKeys::of(self.events.iter()) }
+        RowQuery { platform, scope, ids, row_keys: RowKeys::of(self.events.iter()) }
     }
 
     /// Applies the events to the loaded rows.

@@ -30,7 +30,7 @@ pub struct LedgerPage {
 }
 
 impl Store {
-    /// Returns up to `most` rows after `after`, and which of them were processed before `before`.
+    /// Returns up to `limit` rows after `after`, and which of them were processed before `before`.
     ///
     /// # Errors
     /// If the database cannot be read.
@@ -38,13 +38,13 @@ impl Store {
         &self,
         after: Option<&LedgerKey>,
         before: Millis,
-        most: usize,
+        limit: usize,
     ) -> Result<LedgerPage, StoreError> {
         let (platform, event_id) = after.map_or(("", ""), |key| (&key.platform, &key.event_id));
-        let most = i64::try_from(most).unwrap_or(i64::MAX);
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let rows: Vec<(String, String, bool)> = match self {
-            Self::Sqlite(store) => store.ledger_page(platform, event_id, before, most).await?,
-            Self::Postgres(store) => store.ledger_page(platform, event_id, before, most).await?,
+            Self::Sqlite(store) => store.ledger_page(platform, event_id, before, limit).await?,
+            Self::Postgres(store) => store.ledger_page(platform, event_id, before, limit).await?,
         };
         let mut page = LedgerPage::default();
         for (platform, event_id, old) in rows {

@@ -114,46 +114,50 @@ impl LockedRows {
         if self.found.is_empty() && self.postponed.is_empty() {
             return None;
         }
-        let is_held =
+        let is_locked =
             |row: &LockedRow| self.found.contains(row) || self.postponed.contains_key(row);
         let keep = |part: &PlatformEvents<'_>, event: &PlannedEvent| {
-            rows(part, event).any(|row| is_held(&row))
+            rows(part, event).any(|row| is_locked(&row))
         };
-        let held: Vec<Vec<bool>> = parts
+        let locked: Vec<Vec<bool>> = parts
             .iter()
             .map(|part| part.events.iter().map(|event| keep(part, event)).collect())
             .collect();
-        held.iter().flatten().any(|held| *held).then(|| SplitEvents { parts: parts.to_vec(), held })
+        locked
+            .iter()
+            .flatten()
+            .any(|locked| *locked)
+            .then(|| SplitEvents { parts: parts.to_vec(), locked })
     }
 }
 
 /// Parts, and which of their events need a locked row.
 pub(super) struct SplitEvents<'a> {
     parts: Vec<PlatformEvents<'a>>,
-    held: Vec<Vec<bool>>,
+    locked: Vec<Vec<bool>>,
 }
 
 impl<'a> SplitEvents<'a> {
     /// Returns the events that need a locked row (`true`) or the others, each list with its part.
-    pub(super) fn events(&self, held: bool) -> Vec<(PlatformEvents<'a>, Vec<PlannedEvent>)> {
+    pub(super) fn events(&self, locked: bool) -> Vec<(PlatformEvents<'a>, Vec<PlannedEvent>)> {
         let take = |(part, marks): (&PlatformEvents<'a>, &Vec<bool>)| {
-            let of = part.events.iter().zip(marks).filter(|(_, mark)| **mark == held);
+            let of = part.events.iter().zip(marks).filter(|(_, mark)| **mark == locked);
             (*part, of.map(|(event, _)| event.clone()).collect())
         };
-        self.parts.iter().zip(&self.held).map(take).collect()
+        self.parts.iter().zip(&self.locked).map(take).collect()
     }
 
     /// Returns the outcomes of all events in their order. `others` holds those of the events that
     /// need no locked row.
-    pub(super) fn join<T>(&self, others: Vec<Vec<T>>, held: impl Fn() -> T) -> Vec<Vec<T>> {
+    pub(super) fn join<T>(&self, others: Vec<Vec<T>>, locked: impl Fn() -> T) -> Vec<Vec<T>> {
         let one = |(marks, others): (&Vec<bool>, Vec<T>)| {
             let mut others = others.into_iter();
             marks
                 .iter()
-                .map(|mark| if *mark { held() } else { others.next().unwrap_or_else(&held) })
+                .map(|mark| if *mark { locked() } else { others.next().unwrap_or_else(&locked) })
                 .collect()
         };
-        self.held.iter().zip(others).map(one).collect()
+        self.locked.iter().zip(others).map(one).collect()
     }
 }
 

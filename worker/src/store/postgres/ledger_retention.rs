@@ -19,10 +19,10 @@ impl Postgres {
         platform: &str,
         event_id: &str,
         before: Millis,
-        most: i64,
+        limit: i64,
     ) -> Result<Vec<(String, String, bool)>, StoreError> {
         let page =
-            sqlx::query_as(PAGE).bind(platform).bind(event_id).bind(instant(before)).bind(most);
+            sqlx::query_as(PAGE).bind(platform).bind(event_id).bind(instant(before)).bind(limit);
         Ok(page.fetch_all(&self.readers).await?)
     }
 

@@ -243,7 +243,7 @@ pub(super) const LOCKED_SESSIONS: &str = "SELECT s.room_id, s.live_stream_id, \
         ON true \
     WHERE mine.free IS NULL";
 
-macro_rules! held {
+macro_rules! locked {
     ($row:literal) => {
         concat!(
             "SELECT k.id FROM UNNEST($2::text[]) AS k(id) \
@@ -256,7 +256,8 @@ macro_rules! held {
     };
 }
 
-pub(super) const LOCKED_RECORDINGS: &str = held!("recordings WHERE platform = $1 AND recording_id");
-pub(super) const LOCKED_CONTENTS: &str = held!("contents WHERE platform = $1 AND content_id");
-pub(super) const LOCKED_JOBS: &str = held!("jobs WHERE platform = $1 AND job_id");
-pub(super) const LOCKED_CHATS: &str = held!("chat_messages WHERE platform = $1 AND message_id");
+pub(super) const LOCKED_RECORDINGS: &str =
+    locked!("recordings WHERE platform = $1 AND recording_id");
+pub(super) const LOCKED_CONTENTS: &str = locked!("contents WHERE platform = $1 AND content_id");
+pub(super) const LOCKED_JOBS: &str = locked!("jobs WHERE platform = $1 AND job_id");
+pub(super) const LOCKED_CHATS: &str = locked!("chat_messages WHERE platform = $1 AND message_id");

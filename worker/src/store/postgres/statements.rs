@@ -102,24 +102,25 @@ impl Transact for PgConnection {
 
     async fn locked_rows(
         &mut self,
-        RowQuery { platform, needs, .. }: &RowQuery<'_>,
+        RowQuery { platform, row_keys, .. }: &RowQuery<'_>,
     ) -> Result<Vec<LockedRow>, BackendError> {
-        let mut held = Vec::new();
-        if !needs.rooms.is_empty() || !needs.live_streams.is_empty() {
-            let streams: Vec<&str> = needs.live_streams.iter().map(|(stream, _)| *stream).collect();
-            let sessions = sqlx::query_as(LOCKED_SESSIONS).bind(&needs.rooms).bind(streams);
+        let mut locked = Vec::new();
+        if !row_keys.rooms.is_empty() || !row_keys.live_streams.is_empty() {
+            let streams: Vec<&str> =
+                row_keys.live_streams.iter().map(|(stream, _)| *stream).collect();
+            let sessions = sqlx::query_as(LOCKED_SESSIONS).bind(&row_keys.rooms).bind(streams);
             let rows: Vec<(String, Option<String>, Option<String>)> =
                 sessions.fetch_all(&mut *self).await?;
             for (room, live, egress) in rows {
-                held.push(LockedRow::Room(room));
-                held.extend([live, egress].into_iter().flatten().map(LockedRow::LiveStream));
+                locked.push(LockedRow::Room(room));
+                locked.extend([live, egress].into_iter().flatten().map(LockedRow::LiveStream));
             }
         }
         for (table, statement, keys) in [
-            (PlatformTable::Recordings, LOCKED_RECORDINGS, &needs.recordings),
-            (PlatformTable::Contents, LOCKED_CONTENTS, &needs.contents),
-            (PlatformTable::Jobs, LOCKED_JOBS, &needs.jobs),
-            (PlatformTable::Chats, LOCKED_CHATS, &needs.chats),
+            (PlatformTable::Recordings, LOCKED_RECORDINGS, &row_keys.recordings),
+            (PlatformTable::Contents, LOCKED_CONTENTS, &row_keys.contents),
+            (PlatformTable::Jobs, LOCKED_JOBS, &row_keys.jobs),
+            (PlatformTable::Chats, LOCKED_CHATS, &row_keys.chats),
         ] {
             if keys.is_empty() {
                 continue;
@@ -129,18 +130,18 @@ impl Transact for PgConnection {
                 .bind(keys)
                 .fetch_all(&mut *self)
                 .await?;
-            held.extend(
+            locked.extend(
                 ids.into_iter().map(|id| LockedRow::OfPlatform(table, (*platform).to_owned(), id)),
             );
         }
-        Ok(held)
+        Ok(locked)
     }
 }
 
 /// Reads all rows of a part. `sessions` reads the sessions, if any are needed.
 async fn load(
-    on: &mut PgConnection,
-    RowQuery { platform, ids, needs, scope }: &RowQuery<'_>,
+    connection: &mut PgConnection,
+    RowQuery { platform, ids, row_keys, scope }: &RowQuery<'_>,
     sessions: impl AsyncFnOnce(
         &mut PgConnection,
         &RowKeys<'_>,
@@ -148,31 +149,31 @@ async fn load(
     ) -> Result<Vec<SessionColumns>, BackendError>,
 ) -> Result<LoadedRows, BackendError> {
     let mut loaded =
-        LoadedRows { ledger: ledger(on, platform, ids).await?, ..LoadedRows::default() };
-    if !needs.rooms.is_empty() || !needs.live_streams.is_empty() {
-        loaded.sessions = sessions(on, needs, Reach { platform, scope: *scope })
+        LoadedRows { ledger: ledger(connection, platform, ids).await?, ..LoadedRows::default() };
+    if !row_keys.rooms.is_empty() || !row_keys.live_streams.is_empty() {
+        loaded.sessions = sessions(connection, row_keys, Reach { platform, scope: *scope })
             .await?
             .into_iter()
             .map(session_row)
             .collect();
     }
-    if !needs.recordings.is_empty() {
-        loaded.recordings = recordings(on, platform, &needs.recordings).await?;
+    if !row_keys.recordings.is_empty() {
+        loaded.recordings = recordings(connection, platform, &row_keys.recordings).await?;
     }
-    if !needs.contents.is_empty() {
-        loaded.contents = contents(on, platform, &needs.contents).await?;
+    if !row_keys.contents.is_empty() {
+        loaded.contents = contents(connection, platform, &row_keys.contents).await?;
     }
-    if !needs.jobs.is_empty() {
-        loaded.jobs = jobs(on, platform, &needs.jobs).await?;
+    if !row_keys.jobs.is_empty() {
+        loaded.jobs = jobs(connection, platform, &row_keys.jobs).await?;
     }
-    if !needs.chats.is_empty() {
-        loaded.chats = chats(on, platform, &needs.chats).await?;
+    if !row_keys.chats.is_empty() {
+        loaded.chats = chats(connection, platform, &row_keys.chats).await?;
     }
     Ok(loaded)
 }
 
 async fn ledger(
-    on: &mut PgConnection,
+    connection: &mut PgConnection,
     platform: &str,
     ids: &[&str],
 ) -> Result<Vec<StoredLedgerRow>, BackendError> {
@@ -180,7 +181,7 @@ async fn ledger(
         return Ok(Vec::new());
     }
     let rows: Vec<(String, String, String)> =
-        sqlx::query_as(LEDGER).bind(platform).bind(ids).fetch_all(on).await?;
+        sqlx::query_as(LEDGER).bind(platform).bind(ids).fetch_all(connection).await?;
     Ok(rows
         .into_iter()
         .map(|(event_id, origin, result)| StoredLedgerRow { event_id, origin, result })
@@ -191,44 +192,51 @@ async fn ledger(
 /// releases these locks and takes all of them again in their order, which is safe because the
 /// transaction has read nothing else.
 async fn lock_first_sessions(
-    on: &mut PgConnection,
-    needs: &RowKeys<'_>,
+    connection: &mut PgConnection,
+    row_keys: &RowKeys<'_>,
     reach: Reach<'_>,
 ) -> Result<Vec<SessionColumns>, BackendError> {
-    let by_stream_alone = needs.live_streams.iter().any(|(_, room)| room.is_none());
+    let by_stream_alone = row_keys.live_streams.iter().any(|(_, room)| room.is_none());
     if by_stream_alone {
-        return sessions_by_either(on, needs).await;
+        return sessions_by_either(connection, row_keys).await;
     }
     let rows: Vec<SessionColumns> =
-        sqlx::query_as(SESSIONS_BY_ROOM).bind(&needs.rooms).fetch_all(&mut *on).await?;
+        sqlx::query_as(SESSIONS_BY_ROOM).bind(&row_keys.rooms).fetch_all(&mut *connection).await?;
     let reached = rows.iter().filter(|row| reach.includes(&row.1, read_scope(&row.2)));
     let found: HashSet<&str> = reached.map(|row| row.0.as_str()).collect();
-    if needs.live_streams.iter().all(|(_, room)| room.is_some_and(|room| found.contains(room))) {
+    if row_keys.live_streams.iter().all(|(_, room)| room.is_some_and(|room| found.contains(room))) {
         return Ok(rows);
     }
-    sqlx::raw_sql("ROLLBACK; BEGIN").execute(&mut *on).await?;
-    sessions_by_either(on, needs).await
+    sqlx::raw_sql("ROLLBACK; BEGIN").execute(&mut *connection).await?;
+    sessions_by_either(connection, row_keys).await
 }
 
 /// Locks the sessions of a later part in one statement. The locks and writes of earlier parts stay.
 async fn lock_next_sessions(
-    on: &mut PgConnection,
-    needs: &RowKeys<'_>,
+    connection: &mut PgConnection,
+    row_keys: &RowKeys<'_>,
     _: Reach<'_>,
 ) -> Result<Vec<SessionColumns>, BackendError> {
-    if needs.live_streams.is_empty() {
-        return Ok(sqlx::query_as(SESSIONS_BY_ROOM).bind(&needs.rooms).fetch_all(on).await?);
+    if row_keys.live_streams.is_empty() {
+        return Ok(sqlx::query_as(SESSIONS_BY_ROOM)
+            .bind(&row_keys.rooms)
+            .fetch_all(connection)
+            .await?);
     }
-    sessions_by_either(on, needs).await
+    sessions_by_either(connection, row_keys).await
 }
 
 async fn sessions_by_either(
-    on: &mut PgConnection,
-    needs: &RowKeys<'_>,
+    connection: &mut PgConnection,
+    row_keys: &RowKeys<'_>,
 ) -> Result<Vec<SessionColumns>, BackendError> {
-    let mut streams: Vec<&str> = needs.live_streams.iter().map(|(stream, _)| *stream).collect();
+    let mut streams: Vec<&str> = row_keys.live_streams.iter().map(|(stream, _)| *stream).collect();
     streams.dedup();
-    Ok(sqlx::query_as(SESSIONS_BY_EITHER).bind(&needs.rooms).bind(&streams).fetch_all(on).await?)
+    Ok(sqlx::query_as(SESSIONS_BY_EITHER)
+        .bind(&row_keys.rooms)
+        .bind(&streams)
+        .fetch_all(connection)
+        .await?)
 }
 
 fn session_row(columns: SessionColumns) -> SessionRow {
@@ -247,12 +255,12 @@ fn session_row(columns: SessionColumns) -> SessionRow {
 }
 
 async fn recordings(
-    on: &mut PgConnection,
+    connection: &mut PgConnection,
     platform: &str,
     ids: &[&str],
 ) -> Result<Vec<RecordingRow>, BackendError> {
     let rows: Vec<RecordingColumns> =
-        sqlx::query_as(RECORDINGS).bind(platform).bind(ids).fetch_all(on).await?;
+        sqlx::query_as(RECORDINGS).bind(platform).bind(ids).fetch_all(connection).await?;
     let row = |(recording_id, room_id, state, url, duration_seconds, size_bytes,
         guards): RecordingColumns| {
         let (state, guards) = (state.parse().ok(), VersionGuards::parse(&guards));
@@ -262,12 +270,12 @@ async fn recordings(
 }
 
 async fn contents(
-    on: &mut PgConnection,
+    connection: &mut PgConnection,
     platform: &str,
     ids: &[&str],
 ) -> Result<Vec<ContentRow>, BackendError> {
     let rows: Vec<ContentColumns> =
-        sqlx::query_as(CONTENTS).bind(platform).bind(ids).fetch_all(on).await?;
+        sqlx::query_as(CONTENTS).bind(platform).bind(ids).fetch_all(connection).await?;
     let row = |(content_id, title, content_type, state, guards): ContentColumns| {
         let (state, guards) = (state.parse().ok(), VersionGuards::parse(&guards));
         ContentRow { content_id, title, content_type, state, data: None, guards }
@@ -276,11 +284,12 @@ async fn contents(
 }
 
 async fn jobs(
-    on: &mut PgConnection,
+    connection: &mut PgConnection,
     platform: &str,
     ids: &[&str],
 ) -> Result<Vec<JobRow>, BackendError> {
-    let rows: Vec<JobColumns> = sqlx::query_as(JOBS).bind(platform).bind(ids).fetch_all(on).await?;
+    let rows: Vec<JobColumns> =
+        sqlx::query_as(JOBS).bind(platform).bind(ids).fetch_all(connection).await?;
     let row = |columns: JobColumns| {
         let (job_id, status, progress, current_step, video_url, error, retry_count, guards) =
             columns;
@@ -301,12 +310,12 @@ async fn jobs(
 }
 
 async fn chats(
-    on: &mut PgConnection,
+    connection: &mut PgConnection,
     platform: &str,
     ids: &[&str],
 ) -> Result<Vec<ChatRow>, BackendError> {
     let rows: Vec<ChatColumns> =
-        sqlx::query_as(CHATS).bind(platform).bind(ids).fetch_all(on).await?;
+        sqlx::query_as(CHATS).bind(platform).bind(ids).fetch_all(connection).await?;
     let row = |(message_id, room_id, user_id, user_name, message, sent_at, guards): ChatColumns| {
         let sent_at =
             i64::try_from(sent_at.unix_timestamp_nanos().div_euclid(1_000_000)).unwrap_or(0);

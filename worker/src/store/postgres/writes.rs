@@ -59,7 +59,7 @@ const ASSUMED_LEDGER: PostgresWrite =
 
 /// Writes all rows. Returns false if another worker has inserted one first.
 pub(super) async fn write(
-    on: &mut PgConnection,
+    connection: &mut PgConnection,
     changes: &RowChanges<'_>,
 ) -> Result<bool, BackendError> {
     let RowChanges {
@@ -77,23 +77,24 @@ pub(super) async fn write(
         LedgerCheck::Query => ASKED_LEDGER,
         LedgerCheck::AssumeNew => ASSUMED_LEDGER,
     };
-    Ok(write_sessions(on, KNOWN_SESSIONS, &sessions.known, *now).await?
-        && write_recordings(on, KNOWN_RECORDINGS, platform, &recordings.known, *now).await?
-        && write_contents(on, KNOWN_CONTENTS, platform, &contents.known, *now).await?
-        && write_jobs(on, KNOWN_JOBS, platform, &jobs.known, *now).await?
-        && write_chats(on, KNOWN_CHATS, platform, &chats.known).await?
-        && write_sessions(on, NEW_SESSIONS, &sessions.new, *now).await?
-        && write_recordings(on, NEW_RECORDINGS, platform, &recordings.new, *now).await?
-        && write_contents(on, NEW_CONTENTS, platform, &contents.new, *now).await?
-        && write_jobs(on, NEW_JOBS, platform, &jobs.new, *now).await?
-        && write_chats(on, NEW_CHATS, platform, &chats.new).await?
-        && write_ledger(on, new_ledger, platform, ledger, *now).await?)
+    Ok(write_sessions(connection, KNOWN_SESSIONS, &sessions.known, *now).await?
+        && write_recordings(connection, KNOWN_RECORDINGS, platform, &recordings.known, *now)
+            .await?
+        && write_contents(connection, KNOWN_CONTENTS, platform, &contents.known, *now).await?
+        && write_jobs(connection, KNOWN_JOBS, platform, &jobs.known, *now).await?
+        && write_chats(connection, KNOWN_CHATS, platform, &chats.known).await?
+        && write_sessions(connection, NEW_SESSIONS, &sessions.new, *now).await?
+        && write_recordings(connection, NEW_RECORDINGS, platform, &recordings.new, *now).await?
+        && write_contents(connection, NEW_CONTENTS, platform, &contents.new, *now).await?
+        && write_jobs(connection, NEW_JOBS, platform, &jobs.new, *now).await?
+        && write_chats(connection, NEW_CHATS, platform, &chats.new).await?
+        && write_ledger(connection, new_ledger, platform, ledger, *now).await?)
 }
 
 /// Checks that `done` wrote the rows of `keys`. Returns false if another worker has inserted one
 /// first.
 async fn written(
-    on: &mut PgConnection,
+    connection: &mut PgConnection,
     write: PostgresWrite,
     platform: Option<&str>,
     keys: &[&str],
@@ -105,7 +106,7 @@ async fn written(
     let Some(missing) = write.missing else { return Err(BackendError::Suppressed(write.what)) };
     let query = sqlx::query_scalar(missing);
     let query = if let Some(platform) = platform { query.bind(platform) } else { query };
-    if query.bind(keys).fetch_one(on).await? {
+    if query.bind(keys).fetch_one(connection).await? {
         Err(BackendError::Suppressed(write.what))
     } else {
         Ok(false)
@@ -115,7 +116,7 @@ async fn written(
 // Each of these returns what `written` returns.
 
 async fn write_ledger(
-    on: &mut PgConnection,
+    connection: &mut PgConnection,
     write: PostgresWrite,
     platform: &str,
     rows: &[EffectiveEvent<'_>],
@@ -137,13 +138,13 @@ async fn write_ledger(
         .bind(column(rows, |(event, _)| event.order.origin.to_string()))
         .bind(column(rows, |(_, result)| result.to_json()))
         .bind(instant(now))
-        .execute(&mut *on)
+        .execute(&mut *connection)
         .await?;
-    written(on, write, Some(platform), &keys, &done).await
+    written(connection, write, Some(platform), &keys, &done).await
 }
 
 async fn write_sessions(
-    on: &mut PgConnection,
+    connection: &mut PgConnection,
     write: PostgresWrite,
     rows: &[&SessionRow],
     now: Millis,
@@ -176,13 +177,13 @@ async fn write_sessions(
         .bind(column(rows, |row| row.written.viewer_count))
         .bind(column(rows, |row| row.written.data_json()))
         .bind(instant(now))
-        .execute(&mut *on)
+        .execute(&mut *connection)
         .await?;
-    written(on, write, None, &keys, &done).await
+    written(connection, write, None, &keys, &done).await
 }
 
 async fn write_recordings(
-    on: &mut PgConnection,
+    connection: &mut PgConnection,
     write: PostgresWrite,
     platform: &str,
     rows: &[&RecordingRow],
@@ -202,13 +203,13 @@ async fn write_recordings(
         .bind(column(rows, |row| row.size_bytes))
         .bind(column(rows, |row| row.guards.to_text()))
         .bind(instant(now))
-        .execute(&mut *on)
+        .execute(&mut *connection)
         .await?;
-    written(on, write, Some(platform), &keys, &done).await
+    written(connection, write, Some(platform), &keys, &done).await
 }
 
 async fn write_contents(
-    on: &mut PgConnection,
+    connection: &mut PgConnection,
     write: PostgresWrite,
     platform: &str,
     rows: &[&ContentRow],
@@ -227,13 +228,13 @@ async fn write_contents(
         .bind(column(rows, |row| row.data.as_deref()))
         .bind(column(rows, |row| row.guards.to_text()))
         .bind(instant(now))
-        .execute(&mut *on)
+        .execute(&mut *connection)
         .await?;
-    written(on, write, Some(platform), &keys, &done).await
+    written(connection, write, Some(platform), &keys, &done).await
 }
 
 async fn write_jobs(
-    on: &mut PgConnection,
+    connection: &mut PgConnection,
     write: PostgresWrite,
     platform: &str,
     rows: &[&JobRow],
@@ -255,13 +256,13 @@ async fn write_jobs(
         .bind(column(rows, |row| row.data.as_deref()))
         .bind(column(rows, |row| row.guards.to_text()))
         .bind(instant(now))
-        .execute(&mut *on)
+        .execute(&mut *connection)
         .await?;
-    written(on, write, Some(platform), &keys, &done).await
+    written(connection, write, Some(platform), &keys, &done).await
 }
 
 async fn write_chats(
-    on: &mut PgConnection,
+    connection: &mut PgConnection,
     write: PostgresWrite,
     platform: &str,
     rows: &[&ChatRow],
@@ -279,9 +280,9 @@ async fn write_chats(
         .bind(column(rows, |row| row.message.as_deref()))
         .bind(column(rows, |row| instant(row.sent_at)))
         .bind(column(rows, |row| row.guards.to_text()))
-        .execute(&mut *on)
+        .execute(&mut *connection)
         .await?;
-    written(on, write, Some(platform), &keys, &done).await
+    written(connection, write, Some(platform), &keys, &done).await
 }
 
 fn column<'r, R, T>(rows: &'r [R], value: impl Fn(&'r R) -> T) -> Vec<T> {

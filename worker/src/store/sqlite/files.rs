@@ -197,7 +197,7 @@ impl OriginalFile {
 pub(super) struct OpenFiles {
     database: OriginalFile,
     /// The other files, the write-ahead log first.
-    beside: Vec<(PathBuf, FileId)>,
+    sidecars: Vec<(PathBuf, FileId)>,
     /// Bytes of the log at the last check, if there is one.
     log_bytes: Cell<u64>,
     seen: Cell<CheckState>,
@@ -219,21 +219,21 @@ impl OpenFiles {
         let path = &database.path;
         // SQLite keeps these files beside the file itself, not beside a link to it.
         let real = path.canonicalize().map_err(|error| classify(path, error))?;
-        let mut beside = Vec::new();
+        let mut sidecars = Vec::new();
         for suffix in ["-wal", "-shm"] {
             let path = with_suffix(&real, suffix);
             // Some VFS have no such files.
             if let Ok(id) = FileId::at(&path) {
-                beside.push((path, id));
+                sidecars.push((path, id));
             }
         }
-        match beside.iter().find(|(_, id)| !id.is_open_here()) {
+        match sidecars.iter().find(|(_, id)| !id.is_open_here()) {
             // The file was replaced after it was opened.
             Some((path, _)) => Err(DisplacedFileError::Replaced(path.clone())),
             None => {
                 let seen = Cell::new(CheckState::InPlace);
                 let files =
-                    Self { database: database.clone(), beside, log_bytes: Cell::new(0), seen };
+                    Self { database: database.clone(), sidecars, log_bytes: Cell::new(0), seen };
                 files.accept_log();
                 Ok(files)
             }
@@ -253,7 +253,7 @@ impl OpenFiles {
 
     fn compare(&self) -> Result<(), DisplacedFileError> {
         self.database.confirm()?;
-        for (path, id) in &self.beside {
+        for (path, id) in &self.sidecars {
             match fs::metadata(path).map(|found| (FileId::of(&found), found.len())) {
                 Ok((found, bytes)) if found == *id => self.compare_log(path, bytes)?,
                 Ok(_) => return Err(DisplacedFileError::Replaced(path.clone())),
@@ -276,7 +276,7 @@ impl OpenFiles {
     }
 
     fn log(&self) -> Option<&(PathBuf, FileId)> {
-        self.beside
+        self.sidecars
             .first()
             .filter(|(path, _)| path.as_os_str().as_encoded_bytes().ends_with(b"-wal"))
     }
@@ -307,7 +307,7 @@ impl OpenFiles {
 
     /// Renames the write-ahead log and its index, unless other files have taken their places.
     pub(super) fn set_log_aside(&self) -> io::Result<()> {
-        for (path, id) in &self.beside {
+        for (path, id) in &self.sidecars {
             if FileId::at(path).is_ok_and(|found| found == *id) {
                 fs::rename(path, with_suffix(path, ".overwritten"))?;
             }

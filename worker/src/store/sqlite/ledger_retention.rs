@@ -21,10 +21,10 @@ impl Sqlite {
         platform: &str,
         event_id: &str,
         before: Millis,
-        most: i64,
+        limit: i64,
     ) -> Result<Vec<(String, String, bool)>, StoreError> {
         let page =
-            sqlx::query_as(PAGE).bind(platform).bind(event_id).bind(rfc3339(before)).bind(most);
+            sqlx::query_as(PAGE).bind(platform).bind(event_id).bind(rfc3339(before)).bind(limit);
         Ok(page.fetch_all(self.readers()?).await?)
     }
 

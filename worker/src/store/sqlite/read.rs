@@ -66,7 +66,7 @@ pub(super) struct OwnedRowQuery {
 }
 
 impl OwnedRowQuery {
-    pub(super) fn new(RowQuery { platform, scope, ids, needs }: &RowQuery<'_>) -> Self {
+    pub(super) fn new(RowQuery { platform, scope, ids, row_keys }: &RowQuery<'_>) -> Self {
         let own = |keys: &[&str]| keys.iter().map(|key| (*key).to_owned()).collect();
         let stream =
             |(stream, room): &(&str, Option<&str>)| ((*stream).to_owned(), room.map(str::to_owned));
@@ -74,12 +74,12 @@ impl OwnedRowQuery {
             platform: (*platform).to_owned(),
             scope: *scope,
             ids: own(ids),
-            rooms: own(&needs.rooms),
-            live_streams: needs.live_streams.iter().map(stream).collect(),
-            recordings: own(&needs.recordings),
-            contents: own(&needs.contents),
-            jobs: own(&needs.jobs),
-            chats: own(&needs.chats),
+            rooms: own(&row_keys.rooms),
+            live_streams: row_keys.live_streams.iter().map(stream).collect(),
+            recordings: own(&row_keys.recordings),
+            contents: own(&row_keys.contents),
+            jobs: own(&row_keys.jobs),
+            chats: own(&row_keys.chats),
         }
     }
 }
