@@ -30,10 +30,10 @@ async fn https_deliveries_wait_for_certificates() {
     let folder = process::folder();
     let file = folder.path().join("ca.pem");
     let receiver = Downstream::start(ReceiverBehavior::Accept);
-    let nobody = format!("https://127.0.0.1:{}/", ports::free());
+    let closed_url = format!("https://127.0.0.1:{}/", ports::free());
     let stack = Stack::builder()
         .env("SSL_CERT_FILE", file.to_str().unwrap())
-        .env("WEBHOOK_URLS", &format!("{},{nobody}", receiver.url()))
+        .env("WEBHOOK_URLS", &format!("{},{closed_url}", receiver.url()))
         .env("WEBHOOK_ALLOW_PRIVATE", "127.0.0.0/8")
         .env("WEBHOOK_MAX_RETRIES", "0")
         .env("OTEL_EXPORTER_OTLP_ENDPOINT", "https://127.0.0.1:1")

@@ -25,8 +25,9 @@ async fn lone_surrogate_is_stored_as_replacement_character(kind: DatabaseKind) {
     let at = rfc3339(now_ms());
     let chat = |id: &str, half: &str| {
         format!(
-            "{{\"event\":\"chat.message.new\",\"timestamp\":\"{at}\",\"data\":{{\"stream_id\":\"s1\",\
-             \"message_id\":\"{id}\",\"user_name\":\"v\",\"message\":\"cut {half}\"}}}}"
+            "{{\"event\":\"chat.message.new\",\"timestamp\":\"{at}\",\
+             \"data\":{{\"stream_id\":\"s1\",\"message_id\":\"{id}\",\
+             \"user_name\":\"v\",\"message\":\"cut {half}\"}}}}"
         )
     };
     sender.send(&realcast(&chat("m", "\\ud83d"))).await.expect(202, "accepted");

@@ -204,8 +204,8 @@ async fn every_platform(scan: &mut LeakScan, sender: &Sender) {
             .await;
         }
     }
-    let nobody = sign::generic("nobody-at-all", FORGER, MARKER.as_bytes());
-    scan.send(sender, "nobody's", &nobody).await;
+    let unknown_platform = sign::generic("nobody-at-all", FORGER, MARKER.as_bytes());
+    scan.send(sender, "an unknown platform", &unknown_platform).await;
 }
 
 /// Registers, rotates and pauses platforms with valid and invalid input.
