@@ -84,13 +84,13 @@ async fn served_meanwhile(role: &ServerProcess, done: &AtomicBool) -> usize {
     let mut served = 0;
     let mut slowest = Duration::ZERO;
     while !done.load(Ordering::Relaxed) || served < 3 {
-        let begun = Instant::now();
+        let started_at = Instant::now();
         role.sender().send(&event()).await.expect(202, "accepted");
-        slowest = slowest.max(begun.elapsed());
+        slowest = slowest.max(started_at.elapsed());
         assert!(
-            begun.elapsed() < ANSWER_LIMIT,
+            started_at.elapsed() < ANSWER_LIMIT,
             "event {served} was answered after {:?}",
-            begun.elapsed()
+            started_at.elapsed()
         );
         served += 1;
     }

@@ -69,12 +69,12 @@ async fn body_size_is_bounded_with_and_without_content_length() {
     sender.send(&sized(1001)).await.expect_error(413, "E_WEBHOOK_PAYLOAD_TOO_LARGE");
     // Ingress refuses the declared length without reading the body.
     let declared = head(&sized(1000), "content-length: 99999999\r\n");
-    let begun = Instant::now();
+    let started_at = Instant::now();
     let answer =
         raw(&stack.ingresses[0], &[declared.as_bytes()], Duration::ZERO, Duration::from_secs(5))
             .await;
     parsed(&answer).expect_error(413, "E_WEBHOOK_PAYLOAD_TOO_LARGE");
-    assert!(begun.elapsed() < Duration::from_secs(9));
+    assert!(started_at.elapsed() < Duration::from_secs(9));
     // Chunked, without a declared length.
     let chunked = head(&sized(1000), "transfer-encoding: chunked\r\n");
     let chunk = format!("1f4\r\n{}\r\n", "y".repeat(500));
@@ -120,11 +120,11 @@ async fn incomplete_body_times_out() {
     for (platform, status) in [("acme", 408), ("patient", 503)] {
         let signed = sign::generic(platform, ACME_SECRET, body.as_bytes());
         let head = head(&signed, &format!("content-length: {}\r\n", body.len()));
-        let begun = Instant::now();
+        let started_at = Instant::now();
         let pieces = [head.as_bytes(), &body.as_bytes()[..20]];
         let answer = raw(role, &pieces, Duration::from_millis(10), Duration::from_secs(5)).await;
         parsed(&answer).expect_error(status, "E_WEBHOOK_BODY_TIMEOUT");
-        assert!(begun.elapsed() >= Duration::from_millis(600), "refused before the timeout");
+        assert!(started_at.elapsed() >= Duration::from_millis(600), "refused before the timeout");
         // Sending byte by byte does not extend the timeout.
         let drops: Vec<&[u8]> =
             std::iter::once(head.as_bytes()).chain(body.as_bytes()[..30].chunks(1)).collect();

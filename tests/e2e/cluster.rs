@@ -118,11 +118,11 @@ async fn cluster_serves_every_operation() {
     let lost = mux_event("dead_1", "active", Some("late"), "ls", now_ms());
     one.mux(&lost).await.expect(202, "accepted");
     poll::until("the event is a dead letter", WAIT_LIMIT, async || {
-        let (code, letters, output) = dlq_tool(&stack, &["list", "--output", "json"]).await;
-        if code == Some(0) && letters.len() == 1 {
+        let (code, dead_letters, output) = dlq_tool(&stack, &["list", "--output", "json"]).await;
+        if code == Some(0) && dead_letters.len() == 1 {
             Ok(())
         } else {
-            Err(format!("{code:?} {letters:?} {output}"))
+            Err(format!("{code:?} {dead_letters:?} {output}"))
         }
     })
     .await;

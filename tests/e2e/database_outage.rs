@@ -30,10 +30,10 @@ fn short_retry_builder() -> StackBuilder {
 /// Sends events during the outage. None may be dead-lettered, lost or processed before its end. The
 /// status of the room changes with each event, so that only the order of sending gives the final
 /// state.
-async fn check_outage(stack: &Stack, ledger: &AcceptanceLog, begun: Instant) {
+async fn check_outage(stack: &Stack, ledger: &AcceptanceLog, started_at: Instant) {
     let sender = stack.sender();
     let mut number = 0;
-    while begun.elapsed() < OUTAGE {
+    while started_at.elapsed() < OUTAGE {
         number += 1;
         let answer =
             sender.acme(&content_event("content_updated", &unique("c"), "t", now_ms())).await;
@@ -47,7 +47,7 @@ async fn check_outage(stack: &Stack, ledger: &AcceptanceLog, begun: Instant) {
             assert_eq!(stack.dead(platform).await, 0, "the outage caused a dead letter");
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
-        if begun.elapsed() > OUTAGE / 2 {
+        if started_at.elapsed() > OUTAGE / 2 {
             for worker in &stack.workers {
                 assert!(worker.process.is_running());
                 worker.health("/ready", 503, WAIT_LIMIT).await;
@@ -362,8 +362,8 @@ async fn locked_row_delays_no_other_room() {
     }
     stack.wait_until_drained(WAIT_LIMIT).await;
     let lock = RowLock::take(&stack.database, "room").await;
-    let begun = Instant::now();
-    while begun.elapsed() < HELD {
+    let started_at = Instant::now();
+    while started_at.elapsed() < HELD {
         for room in ["room", "free"] {
             let answer =
                 sender.mux(&mux_event(&unique(room), "active", Some(room), room, now_ms())).await;

@@ -40,9 +40,9 @@ async fn list_show_and_stats_print_the_dead_letters() {
     let stack = stack_with_dead_letters(3).await;
     let listed = stack.dlq_tool(&["list", "--output", "json"]).await;
     assert_eq!((listed.code, lines(&listed).len()), (Some(0), 3), "{listed:?}");
-    let letters = entries(&stack, "webhooks:dlq:mux").await;
+    let dead_letters = entries(&stack, "webhooks:dlq:mux").await;
     let (stream_id, fields) =
-        letters.into_iter().find(|(_, fields)| fields["event_id"] == b"dead_0").unwrap();
+        dead_letters.into_iter().find(|(_, fields)| fields["event_id"] == b"dead_0").unwrap();
     let listed = lines(&listed);
     let first = listed.iter().find(|line| line["event_id"] == "dead_0").unwrap();
     assert_eq!((&first["id"], &first["platform"]), (&json!(stream_id), &json!("mux")));

@@ -34,10 +34,10 @@ async fn fill(server: &RedisServer, count: usize) {
 /// Runs `dlq-tool`. Returns its peak memory and the number of output lines.
 async fn peak(server: &RedisServer, words: &[&str]) -> (u64, usize) {
     let process: Process = tool(server, words).spawn();
-    let begun = std::time::Instant::now();
+    let started_at = std::time::Instant::now();
     let mut peak = 0;
     while process.is_running() {
-        assert!(begun.elapsed() < TIMEOUT, "{words:?} takes too long");
+        assert!(started_at.elapsed() < TIMEOUT, "{words:?} takes too long");
         peak = peak.max(process.peak_memory().unwrap_or(0));
         tokio::time::sleep(Duration::from_millis(2)).await;
     }

@@ -135,7 +135,7 @@ async fn id_in_two_platforms_needs_the_platform_option() {
     assert_eq!((shown.code, shown.stdout.as_str()), (Some(2), ""));
     assert_eq!(
         shown.stderr,
-        "dlq-tool: 2 platforms have a dead letter 5-0: livekit, mux. Say which with --platform\n"
+        "dlq-tool: 2 platforms have a dead letter 5-0: livekit, mux. Choose one with --platform\n"
     );
     assert_eq!(run(&server, &["show", "5-0", "--platform", "mux"]).await.code, Some(0));
 }
@@ -285,7 +285,7 @@ async fn interrupted_replay_stops_between_entries() {
     assert_eq!(left + moved, 60);
     assert!(left > 0, "the replay did not stop");
     let log = process.log();
-    assert!(log.contains(&format!("stopped; left as they are: {left} dead letters")), "{log}");
+    assert!(log.contains(&format!("stopped; unchanged: {left} dead letters")), "{log}");
     let row: Vec<_> =
         log.lines().find(|line| line.starts_with("mux")).unwrap().split_whitespace().collect();
     assert_eq!(row, ["mux", &moved.to_string(), "0", &left.to_string()]);
@@ -314,7 +314,7 @@ async fn redis_key_of_another_type_is_reported() {
     server.command::<()>(&["SET", "webhooks:dlq:mux", "text"]).await;
     let listed = run(&server, &["list"]).await;
     assert_eq!(listed.code, Some(1), "{listed:?}");
-    assert!(listed.stderr.starts_with("dlq-tool: Redis refused: "), "{}", listed.stderr);
+    assert!(listed.stderr.starts_with("dlq-tool: Redis returned an error: "), "{}", listed.stderr);
 }
 
 #[tokio::test]

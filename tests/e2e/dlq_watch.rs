@@ -42,7 +42,7 @@ async fn watch_shows_new_dead_letters_until_ctrl_c() {
     wait_until_shown(&watch, &["one"]).await;
     watch
         .wait_until_logged(
-            "broken: webhooks:dlq:broken holds something else; it is not watched",
+            "broken: webhooks:dlq:broken is not a stream; it is not watched",
             WAIT_LIMIT,
         )
         .await;
@@ -63,11 +63,11 @@ async fn watch_resumes_after_a_redis_outage() {
     add_dead_letter_of(&server, "mux", "one").await;
     wait_until_shown(&watch, &["one"]).await;
     server.kill();
-    watch.wait_until_logged("Redis is away", WAIT_LIMIT).await;
+    watch.wait_until_logged("Redis is unavailable", WAIT_LIMIT).await;
     server.restart().await;
     add_dead_letter_of(&server, "mux", "two").await;
     wait_until_shown(&watch, &["one", "two"]).await;
-    watch.wait_until_logged("Redis is back", WAIT_LIMIT).await;
+    watch.wait_until_logged("Redis is available again", WAIT_LIMIT).await;
 }
 
 #[tokio::test]

@@ -154,9 +154,9 @@ async fn unreadable_time_stays_unreadable_through_a_replay() {
     })
     .await;
     let shown = stack.dlq_tool(&["list", "--output", "json"]).await;
-    let letter: serde_json::Value = serde_json::from_str(&shown.stdout).expect("one line");
-    assert_eq!(letter["occurred_at"], 0, "as sent");
-    let shown = stack.dlq_tool(&["show", letter["id"].as_str().expect("an id")]).await;
+    let dead_letter: serde_json::Value = serde_json::from_str(&shown.stdout).expect("one line");
+    assert_eq!(dead_letter["occurred_at"], 0, "as sent");
+    let shown = stack.dlq_tool(&["show", dead_letter["id"].as_str().expect("an id")]).await;
     assert!(shown.stdout.contains("unreadable (older than every known time)"), "{}", shown.stdout);
 
     // Export and import keep the unreadable time, and the event stays as old as before.

@@ -76,12 +76,12 @@ async fn metrics_count_requests_and_events_by_outcome() {
             .await;
         let updates =
             worker.metric("webhook_session_updates_total", &["action=\"status_updated\""]).await;
-        let letters = worker.metric("webhook_dead_letters", &["platform=\"mux\""]).await;
+        let dead_letters = worker.metric("webhook_dead_letters", &["platform=\"mux\""]).await;
         let timed =
             worker.metric("webhook_end_to_end_duration_seconds_count", &["platform=\"mux\""]).await;
         let up = worker.metric("webhook_redis_up", &[]).await
             * worker.metric("webhook_database_up", &[]).await;
-        let seen = [processed, dead, updates, letters, timed, up];
+        let seen = [processed, dead, updates, dead_letters, timed, up];
         if seen.iter().all(|value| *value > 0.5) { Ok(()) } else { Err(format!("{seen:?}")) }
     })
     .await;

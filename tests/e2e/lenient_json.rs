@@ -159,8 +159,11 @@ async fn ids_with_replaced_bytes_never_share_a_row() {
     let dead: Vec<Value> =
         listed.stdout.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
     assert_eq!(dead.len(), 2 * ids.len(), "{}", listed.stdout);
-    for letter in dead {
-        assert_eq!(letter["error_code"], "invalid_event");
-        assert!(letter["error"].as_str().is_some_and(|error| error.contains("U+FFFD")), "{letter}");
+    for dead_letter in dead {
+        assert_eq!(dead_letter["error_code"], "invalid_event");
+        assert!(
+            dead_letter["error"].as_str().is_some_and(|error| error.contains("U+FFFD")),
+            "{dead_letter}"
+        );
     }
 }

@@ -45,13 +45,13 @@ async fn event_without_session_waits_dies_and_is_replayed(kind: DatabaseKind) {
 
     let listed =
         stack.dlq_tool(&["list", "--output", "json", "--error-code", "session_not_found"]).await;
-    let letter: Value =
+    let dead_letter: Value =
         serde_json::from_str(&listed.stdout).unwrap_or_else(|error| panic!("{error}: {listed:?}"));
-    assert_eq!((&letter["event_id"], &letter["platform"]), (&json!(id), &json!("mux")));
-    assert_eq!(letter["error_code"], "session_not_found");
-    let waited = letter["failed_at"].as_i64().zip(letter["received_at"].as_i64());
+    assert_eq!((&dead_letter["event_id"], &dead_letter["platform"]), (&json!(id), &json!("mux")));
+    assert_eq!(dead_letter["error_code"], "session_not_found");
+    let waited = dead_letter["failed_at"].as_i64().zip(dead_letter["received_at"].as_i64());
     if let Some((failed, received)) = waited {
-        assert!(failed - received >= 1_000, "dead-lettered too early: {letter}");
+        assert!(failed - received >= 1_000, "dead-lettered too early: {dead_letter}");
     }
 
     sender.announce("nowhere", &json!({})).await.expect(202, "accepted");
@@ -142,10 +142,10 @@ missing_session = "create"
     stack.wait_until_drained(WAIT_LIMIT).await;
     assert_eq!(stack.database.status("theirs").await, "ready");
     let listed = stack.dlq_tool(&["list", "--output", "json"]).await;
-    let letter: Value =
+    let dead_letter: Value =
         serde_json::from_str(&listed.stdout).unwrap_or_else(|error| panic!("{error}: {listed:?}"));
     assert_eq!(
-        (&letter["error_code"], &letter["platform"]),
+        (&dead_letter["error_code"], &dead_letter["platform"]),
         (&json!("session_conflict"), &json!("intruder"))
     );
 }

@@ -227,13 +227,13 @@ async fn failed_delivery_is_retried_dead_lettered_and_replayed() {
     let ids: Vec<String> = never.received().into_keys().collect();
 
     let shown = stack.dlq_tool(&["list", "--platform", "out:webhook_2", "--output", "json"]).await;
-    let letter: Value = serde_json::from_str(shown.stdout.lines().next().unwrap()).unwrap();
+    let dead_letter: Value = serde_json::from_str(shown.stdout.lines().next().unwrap()).unwrap();
     assert_eq!(
-        (&letter["error_code"], &letter["attempts"]),
+        (&dead_letter["error_code"], &dead_letter["attempts"]),
         (&json!("http_5xx"), &json!(4)),
-        "{letter}"
+        "{dead_letter}"
     );
-    assert_eq!(letter["event_id"], json!(ids[0]));
+    assert_eq!(dead_letter["event_id"], json!(ids[0]));
     never.set_behavior(ReceiverBehavior::Accept);
     let replayed = stack.dlq_tool(&["replay", "--platform", "out:webhook_2", "--yes"]).await;
     assert_eq!(replayed.code, Some(0), "{replayed:?}");
@@ -353,7 +353,7 @@ async fn slow_failing_and_dead_destinations_delay_no_other() {
         .workers(2)
         .start()
         .await;
-    let begun = Instant::now();
+    let started_at = Instant::now();
     let sender = stack.sender();
     let mut sent = tokio::task::JoinSet::new();
     for number in 0..events {
@@ -367,9 +367,9 @@ async fn slow_failing_and_dead_destinations_delay_no_other() {
     }
     while sent.join_next().await.is_some() {}
     stack.wait_until_drained(patience).await;
-    let settled = begun.elapsed();
+    let settled = started_at.elapsed();
     wait_for_deliveries(&fast, events, patience).await;
-    let delivered = begun.elapsed();
+    let delivered = started_at.elapsed();
     // Shorter than all slow deliveries take at two seconds each, 32 at a time. The fast one did not
     // wait for them.
     let slowest = Duration::from_secs(2) * u32::try_from(events / 32).unwrap();

@@ -73,11 +73,11 @@ async fn wait_for_log(stack: &Stack, worker: usize, text: &str) {
     stack.workers[worker].process.wait_until_logged(text, WAIT_LIMIT).await;
 }
 
-async fn dead(stack: &Stack, name: &str, letters: usize) -> Vec<Value> {
+async fn dead(stack: &Stack, name: &str, dead_letters: usize) -> Vec<Value> {
     let platform = format!("out:{name}");
-    poll::until(&format!("{letters} dead letters"), WAIT_LIMIT, async || {
+    poll::until(&format!("{dead_letters} dead letters"), WAIT_LIMIT, async || {
         match stack.dead(&platform).await {
-            seen if seen == letters => Ok(()),
+            seen if seen == dead_letters => Ok(()),
             seen => Err(seen),
         }
     })
@@ -442,8 +442,8 @@ async fn forwarding_loop_between_two_systems_ends() {
     let signed =
         sign::over_body("streamgank", "X-StreamGank-Signature", SECRET, job.to_string().as_bytes());
     stack.sender().send(&signed).await.expect(202, "accepted");
-    let letters = dead(&stack, "webhook_1", 1).await;
-    assert_eq!(letters[0]["error_code"], "loop", "{}", letters[0]);
+    let dead_letters = dead(&stack, "webhook_1", 1).await;
+    assert_eq!(dead_letters[0]["error_code"], "loop", "{}", dead_letters[0]);
     // The original event, and one for each forwarding.
     assert_eq!(stack.database.count("webhook_events").await, 9);
     stack.wait_until_drained(WAIT_LIMIT).await;
@@ -528,8 +528,11 @@ async fn full_destination_queue_overflows_into_dead_letters() {
     for number in 0..12 {
         stack.sender().netflix(&film(number)).await.expect(202, "accepted");
     }
-    let letters = dead(&stack, "small", 7).await;
-    assert!(letters.iter().all(|letter| letter["error_code"] == "overflow"), "{letters:?}");
+    let dead_letters = dead(&stack, "small", 7).await;
+    assert!(
+        dead_letters.iter().all(|dead_letter| dead_letter["error_code"] == "overflow"),
+        "{dead_letters:?}"
+    );
     let seen = status(&stack, "small").await;
     assert_eq!(
         (&seen["depth"], &seen["dead_letters"], &seen["overflow"]),

@@ -63,8 +63,8 @@ async fn undecodable_entry_is_kept_unchanged_and_replayable() {
     let replayed = stack.dlq_tool(&["replay", "--id", &id]).await;
     assert_eq!(replayed.code, Some(0), "{replayed:?}");
     poll::until("the replayed event is a dead letter with its lineage", WAIT_LIMIT, async || {
-        let letters = entries(&stack, "webhooks:dlq:acme").await;
-        let again = letters.iter().find(|(_, fields)| fields.contains_key("rubbish"));
+        let dead_letters = entries(&stack, "webhooks:dlq:acme").await;
+        let again = dead_letters.iter().find(|(_, fields)| fields.contains_key("rubbish"));
         match again {
             Some((_, fields)) if fields.get("replays").is_some_and(|n| n == b"1") => Ok(()),
             other => Err(format!("{other:?}")),
@@ -193,10 +193,10 @@ async fn event_that_kills_workers_is_dead_lettered_as_crash_loop() {
     }
     assert!(killed >= 3, "given up after {killed} kills: a few restarts are no crash loop");
     stack.wait_until_drained(WAIT_LIMIT).await;
-    let letters = entries(&stack, "webhooks:dlq:acme").await;
-    assert_eq!(letters.len(), 1);
-    assert_eq!(letters[0].1["error_code"], b"crash_loop");
-    assert!(String::from_utf8_lossy(&letters[0].1["body"]).contains("poison"));
+    let dead_letters = entries(&stack, "webhooks:dlq:acme").await;
+    assert_eq!(dead_letters.len(), 1);
+    assert_eq!(dead_letters[0].1["error_code"], b"crash_loop");
+    assert!(String::from_utf8_lossy(&dead_letters[0].1["body"]).contains("poison"));
     assert_eq!(stack.database.count("contents").await, 2, "its neighbours are processed");
     let suspects: usize = stack.redis.command(&["HLEN", "webhooks:suspects:acme"]).await;
     assert_eq!(suspects, 0);

@@ -132,14 +132,14 @@ async fn waiting_sender_gets_a_dead_letter_as_failure() {
 async fn late_result_gets_202_and_is_kept_for_the_next_request() {
     let mut stack = Stack::builder().workers(0).start().await;
     let sender = stack.sender();
-    let started = Instant::now();
+    let started_at = Instant::now();
     let signed = acme("late", "wait=1");
     let answer = sender.send(&signed).await;
     let id = answer.expect(202, "accepted").to_owned();
     assert!(
-        (Duration::from_secs(1)..Duration::from_secs(4)).contains(&started.elapsed()),
+        (Duration::from_secs(1)..Duration::from_secs(4)).contains(&started_at.elapsed()),
         "{:?}",
-        started.elapsed()
+        started_at.elapsed()
     );
     assert_eq!(answer.header("preference-applied"), None);
     assert_eq!(
@@ -164,13 +164,13 @@ async fn definition_with_wait_waits_unless_paused() {
     let answer = sender.send(&sign::generic("patient", ACME_SECRET, body.as_bytes())).await;
     check_recorded(&answer);
     assert_eq!(answer.header("preference-applied"), Some("wait=20"));
-    let started = Instant::now();
+    let started_at = Instant::now();
     let held = sign::generic("held", ACME_SECRET, body.as_bytes());
     sender.send(&held).await.expect(202, "accepted");
     let body = content_event("content_added", "d", "t", now_ms()).to_string();
     let refused = sign::generic("patient", ACME_SECRET, body.as_bytes()).header("prefer", "wait=0");
     sender.send(&refused).await.expect(202, "accepted");
-    assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
+    assert!(started_at.elapsed() < Duration::from_secs(10), "{:?}", started_at.elapsed());
 }
 
 /// Each request gets the result of its own event, promptly, at the replica where it waits.
@@ -188,9 +188,9 @@ async fn waiters_at_two_replicas_get_their_own_results() {
     for n in 0..200 {
         let sender = Arc::clone(&senders[n % 2]);
         waiting.spawn(async move {
-            let started = Instant::now();
+            let started_at = Instant::now();
             let answer = sender.send(&acme(&unique("c"), "wait=25")).await;
-            (answer, started.elapsed())
+            (answer, started_at.elapsed())
         });
     }
     let mut ids = std::collections::HashSet::new();
@@ -206,9 +206,9 @@ async fn waiters_at_two_replicas_get_their_own_results() {
     for _ in 0..40 {
         for (prefer, took) in [("wait=0", &mut without_wait), ("wait=25", &mut with_wait)] {
             let signed = acme(&unique("c"), prefer);
-            let started = Instant::now();
+            let started_at = Instant::now();
             assert!(senders[0].send(&signed).await.status < 300);
-            took.push(started.elapsed());
+            took.push(started_at.elapsed());
         }
     }
     let median = |took: &mut Vec<Duration>| {
@@ -232,7 +232,7 @@ async fn waiting_sender_gets_its_result_despite_a_redis_restart() {
     let sender = stack.sender();
     check_recorded(&sender.send(&acme(&unique("c"), "wait=20")).await);
     stack.workers[0].process.freeze();
-    let started = Instant::now();
+    let started_at = Instant::now();
     let waiting = tokio::spawn(async move { sender.send(&acme(&unique("c"), "wait=30")).await });
     // The waiter is registered before the enqueue call. The test restarts Redis only during the
     // wait.
@@ -248,11 +248,11 @@ async fn waiting_sender_gets_its_result_despite_a_redis_restart() {
     stack.workers[0].process.thaw();
     check_recorded(&waiting.await.unwrap());
     // Earlier than the final read at the deadline.
-    assert!(started.elapsed() < Duration::from_secs(28), "{:?}", started.elapsed());
+    assert!(started_at.elapsed() < Duration::from_secs(28), "{:?}", started_at.elapsed());
     // New requests get their result through the new subscription.
-    let started = Instant::now();
+    let started_at = Instant::now();
     check_recorded(&stack.sender().send(&acme(&unique("c"), "wait=30")).await);
-    assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
+    assert!(started_at.elapsed() < Duration::from_secs(20), "{:?}", started_at.elapsed());
 }
 
 /// Results can be neither published nor received for a while. A missed result is read when the
@@ -268,22 +268,22 @@ async fn result_published_without_a_subscriber_is_read() {
     stack.redis.command::<()>(&["ACL", "SETUSER", "default", "resetchannels"]).await;
     stack.workers[0].process.thaw();
     stack.wait_until_drained(WAIT_LIMIT).await;
-    let started = Instant::now();
+    let started_at = Instant::now();
     check_recorded(&stack.sender().send(&acme(&unique("c"), "wait=2")).await);
     assert!(
-        started.elapsed() >= Duration::from_secs(2),
+        started_at.elapsed() >= Duration::from_secs(2),
         "a notification arrived: {:?}",
-        started.elapsed()
+        started_at.elapsed()
     );
     wait_for_waiters(&stack, 1.0).await;
     assert!(!waiting.is_finished());
-    let started = Instant::now();
+    let started_at = Instant::now();
     stack.redis.command::<()>(&["ACL", "SETUSER", "default", "allchannels"]).await;
     check_recorded(&waiting.await.unwrap());
     assert!(
-        started.elapsed() < Duration::from_secs(10),
+        started_at.elapsed() < Duration::from_secs(10),
         "only by the final read: {:?}",
-        started.elapsed()
+        started_at.elapsed()
     );
 }
 
@@ -312,9 +312,9 @@ async fn waiters_are_bounded_and_a_hangup_frees_a_slot() {
     }
     stream.write_all(&[head.as_bytes(), b"\r\n", &signed.body].concat()).await.unwrap();
     wait_for_waiters(&stack, 1.0).await;
-    let started = Instant::now();
+    let started_at = Instant::now();
     stack.sender().send(&acme(&unique("c"), "wait=30")).await.expect(202, "accepted");
-    assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
+    assert!(started_at.elapsed() < Duration::from_secs(10), "{:?}", started_at.elapsed());
     drop(stream);
     wait_for_waiters(&stack, 0.0).await;
     stack.add_worker().await;
@@ -327,14 +327,14 @@ async fn shutdown_answers_waiting_requests_at_once() {
     let sender = stack.sender();
     let waiting = tokio::spawn(async move { sender.send(&acme(&unique("c"), "wait=30")).await });
     wait_for_waiters(&stack, 1.0).await;
-    let started = Instant::now();
+    let started_at = Instant::now();
     stack.ingresses[0].process.terminate();
     waiting.await.unwrap().expect(202, "accepted");
     assert_eq!(
         stack.ingresses[0].process.wait_until_ended(Duration::from_secs(10)).await.code(),
         Some(0)
     );
-    assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
+    assert!(started_at.elapsed() < Duration::from_secs(10), "{:?}", started_at.elapsed());
 }
 
 /// A stopping worker finishes its pending entries and answers their waiters. Other events wait for
@@ -428,15 +428,15 @@ async fn worker_route_reports_the_state_of_an_event(kind: DatabaseKind) {
     let retrying = wait_for_state(&stack, "mux", &id, "retrying").await;
     assert_eq!(retrying.json, json!({"state": "retrying"}));
     let dead = wait_for_state(&stack, "mux", &id, "dead").await;
-    let letter = dead.json["dead_letter_id"].as_str().unwrap().to_owned();
-    assert_eq!(stack.dlq_tool(&["show", &letter, "--platform", "mux"]).await.code, Some(0));
+    let dead_letter = dead.json["dead_letter_id"].as_str().unwrap().to_owned();
+    assert_eq!(stack.dlq_tool(&["show", &dead_letter, "--platform", "mux"]).await.code, Some(0));
 
     // A replay without the session gives a dead letter with another id. A replay with the session
     // succeeds.
-    assert_eq!(stack.dlq_tool(&["replay", "--id", &letter, "--yes"]).await.code, Some(0));
+    assert_eq!(stack.dlq_tool(&["replay", "--id", &dead_letter, "--yes"]).await.code, Some(0));
     wait_for_state(&stack, "mux", &id, "retrying").await;
     let dead = wait_for_state(&stack, "mux", &id, "dead").await;
-    assert_ne!(dead.json["dead_letter_id"], letter.as_str());
+    assert_ne!(dead.json["dead_letter_id"], dead_letter.as_str());
     sender.announce("late_room", &json!({})).await.expect(202, "accepted");
     stack.status("late_room", "ready", WAIT_LIMIT).await;
     assert_eq!(stack.dlq_tool(&["replay", "--event-id", &id, "--yes"]).await.code, Some(0));

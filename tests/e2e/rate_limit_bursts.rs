@@ -51,9 +51,9 @@ async fn send_concurrently(stack: &Stack, events: &[SignedWebhook]) -> Vec<HttpA
 async fn burst_passes_up_to_its_limit_plus_one_per_period() {
     let stack = Stack::builder().ingresses(2).workers(0).platforms(PLATFORM).start().await;
     let events: Vec<SignedWebhook> = (0..400).map(|_| event()).collect();
-    let begun = Instant::now();
+    let started_at = Instant::now();
     let answers = send_concurrently(&stack, &events).await;
-    let most = 100 + tokens_since(begun);
+    let most = 100 + tokens_since(started_at);
     let accepted = answers.iter().filter(|answer| is_new(answer)).count();
     let limited = answers.iter().filter(|answer| is_limited(answer)).count();
     assert_eq!(accepted + limited, 400);
@@ -80,20 +80,20 @@ async fn burst_passes_up_to_its_limit_plus_one_per_period() {
         .map(|(e, _)| e)
         .collect();
     let mut passed = accepted + 1;
-    while begun.elapsed() < Duration::from_secs(4) {
+    while started_at.elapsed() < Duration::from_secs(4) {
         let answers = send_concurrently(&stack, &rest[..40]).await;
         passed += answers.iter().filter(|answer| is_new(answer)).count();
-        assert!(passed <= 100 + tokens_since(begun), "{passed} in {:?}", begun.elapsed());
+        assert!(passed <= 100 + tokens_since(started_at), "{passed} in {:?}", started_at.elapsed());
     }
-    let least = 100 + tokens_since(begun) - 2;
-    assert!(passed >= least, "{passed} of at least {least} in {:?}", begun.elapsed());
+    let least = 100 + tokens_since(started_at) - 2;
+    assert!(passed >= least, "{passed} of at least {least} in {:?}", started_at.elapsed());
     assert_eq!(stack.unfinished("hundred").await, passed);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn duplicate_storm_takes_no_quota_from_new_events() {
     let stack = Stack::builder().ingresses(2).workers(0).platforms(PLATFORM).start().await;
-    let begun = Instant::now();
+    let started_at = Instant::now();
     let known: Vec<SignedWebhook> = (0..40).map(|_| event()).collect();
     assert!(send_concurrently(&stack, &known).await.iter().all(is_new));
 
@@ -119,7 +119,7 @@ async fn duplicate_storm_takes_no_quota_from_new_events() {
     let more: Vec<SignedWebhook> = (0..50).map(|_| event()).collect();
     let answers = send_concurrently(&stack, &more).await;
     let passed = answers.iter().filter(|answer| is_new(answer)).count();
-    assert!(passed <= tokens_since(begun), "{passed} in {:?}", begun.elapsed());
+    assert!(passed <= tokens_since(started_at), "{passed} in {:?}", started_at.elapsed());
     assert_eq!(passed + answers.iter().filter(|answer| is_limited(answer)).count(), 50);
     assert_eq!(stack.unfinished("hundred").await, 100 + passed);
 }

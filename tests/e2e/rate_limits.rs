@@ -25,7 +25,7 @@ async fn rate_limit_is_exact_across_replicas() {
                 [platforms.busy]\nsecrets = [\"env:ACME_SECRET\"]\nrate_limit = 1\nburst = 1\n\
                 busy_status = 503\n";
     let stack = Stack::builder().ingresses(2).workers(0).platforms(toml).start().await;
-    let begun = Instant::now();
+    let started_at = Instant::now();
     let mut sends = tokio::task::JoinSet::new();
     for n in 0..60 {
         let sender = Sender::new(&stack.ingresses[n % 2].url);
@@ -37,7 +37,7 @@ async fn rate_limit_is_exact_across_replicas() {
     let answers = sends.join_all().await;
     let (accepted, refused): (Vec<_>, Vec<_>) =
         answers.iter().partition(|(answer, _)| answer.status == 202);
-    let earned = usize::try_from(begun.elapsed().as_secs() / 6).unwrap();
+    let earned = usize::try_from(started_at.elapsed().as_secs() / 6).unwrap();
     assert!((20..=20 + earned).contains(&accepted.len()), "{} accepted", accepted.len());
     assert_eq!(accepted.len(), stack.unfinished("slow").await);
     for (answer, _) in refused {
@@ -77,7 +77,7 @@ async fn event_type_limit_is_exact_and_spares_other_types() {
     let toml = "[platforms.chatty]\nsecrets = [\"env:ACME_SECRET\"]\nrate_limit = 600\n\
                 burst = 600\nlimits = { content_updated = 5 }\n";
     let stack = Stack::builder().ingresses(2).workers(0).platforms(toml).start().await;
-    let begun = Instant::now();
+    let started_at = Instant::now();
     let mut accepted = 0;
     for n in 0..30 {
         let answer = Sender::new(&stack.ingresses[n % 2].url).send(&event("chatty")).await;
@@ -88,7 +88,7 @@ async fn event_type_limit_is_exact_and_spares_other_types() {
         answer.expect_error(429, "E_WEBHOOK_RATE_LIMITED");
         assert!((1..=12).contains(&retry_after(&answer)), "{answer:?}");
     }
-    let earned = usize::try_from(begun.elapsed().as_secs() / 12).unwrap();
+    let earned = usize::try_from(started_at.elapsed().as_secs() / 12).unwrap();
     assert!((5..=5 + earned).contains(&accepted), "{accepted} accepted");
     let body = content_event("content_added", &unique("c"), "t", now_ms()).to_string();
     stack

@@ -28,7 +28,7 @@ fn event() -> SignedWebhook {
 }
 
 async fn check_refused(sender: &Sender, signed: &SignedWebhook, code: &str) {
-    let begun = Instant::now();
+    let started_at = Instant::now();
     let answer = sender.send(signed).await;
     answer.expect_error(503, code);
     assert!(
@@ -37,7 +37,7 @@ async fn check_refused(sender: &Sender, signed: &SignedWebhook, code: &str) {
             .is_some_and(|after| after.parse::<u64>().is_ok_and(|s| s >= 1)),
         "{answer:?}"
     );
-    assert!(begun.elapsed() < REFUSED_WITHIN, "answered after {:?}", begun.elapsed());
+    assert!(started_at.elapsed() < REFUSED_WITHIN, "answered after {:?}", started_at.elapsed());
 }
 
 /// Time from `since` until ingress accepts again.
@@ -101,9 +101,9 @@ async fn requests_do_not_pile_up_during_a_redis_outage() {
         async move {
             let mut times = Vec::new();
             for _ in 0..50 {
-                let begun = Instant::now();
+                let started_at = Instant::now();
                 sender.send(&event()).await.expect_error(503, "E_WEBHOOK_QUEUE_ERROR");
-                times.push(begun.elapsed());
+                times.push(started_at.elapsed());
             }
             times
         }
@@ -173,10 +173,10 @@ async fn half_open_redis_connection_is_detected() {
     sender.send(&event()).await.expect(202, "accepted");
     let proxy = stack.proxy.as_ref().unwrap();
     proxy.set(ProxyMode::Silent);
-    let begun = Instant::now();
+    let started_at = Instant::now();
     let answer = sender.send(&event()).await;
     assert_eq!(answer.status, 503, "{}", answer.text);
-    assert!(begun.elapsed() < REFUSED_WITHIN, "{:?}", begun.elapsed());
+    assert!(started_at.elapsed() < REFUSED_WITHIN, "{:?}", started_at.elapsed());
     proxy.set(ProxyMode::Pass);
     time_to_recover(&sender, Instant::now()).await;
     // The worker's blocking read hangs on a dead connection as well. The worker must detect that by

@@ -134,13 +134,13 @@ async fn worker_stopped_during_a_suspect_has_not_crashed() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn idle_worker_stops_at_once_and_obeys_a_second_signal() {
     let stack = Stack::builder().start().await;
-    let begun = Instant::now();
+    let started_at = Instant::now();
     stack.workers[0].process.interrupt();
     assert_eq!(
         stack.workers[0].process.wait_until_ended(Duration::from_secs(5)).await.code(),
         Some(0)
     );
-    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+    assert!(started_at.elapsed() < Duration::from_secs(4), "{:?}", started_at.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -183,8 +183,8 @@ async fn endless_request_does_not_prevent_the_shutdown() {
         .await
         .unwrap();
     tokio::time::sleep(Duration::from_millis(200)).await;
-    let begun = Instant::now();
+    let started_at = Instant::now();
     ingress.process.terminate();
     ingress.process.wait_until_ended(Duration::from_secs(6)).await;
-    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    assert!(started_at.elapsed() < Duration::from_secs(5), "{:?}", started_at.elapsed());
 }

@@ -18,10 +18,10 @@ const STOP_LIMIT: Duration = Duration::from_secs(10);
 const MIGRATION_LOCK: i64 = 0x7472_6962_7574_6172;
 
 async fn check_stops(process: &Process) {
-    let begun = Instant::now();
+    let started_at = Instant::now();
     process.terminate();
     let status = process.wait_until_ended(STOP_LIMIT).await;
-    assert_eq!(status.code(), Some(0), "after {:?}:\n{}", begun.elapsed(), process.tail());
+    assert_eq!(status.code(), Some(0), "after {:?}:\n{}", started_at.elapsed(), process.tail());
 }
 
 fn role((program, ops): (Program, String)) -> ServerProcess {

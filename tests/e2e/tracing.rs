@@ -213,14 +213,14 @@ async fn unavailable_collector_harms_nothing() {
             .env("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "16")
             .start()
             .await;
-        let begun = Instant::now();
+        let started_at = Instant::now();
         for number in 0..100 {
             let film =
                 content_event("content_added", &format!("film-{number}"), "A film", now_ms());
             stack.sender().netflix(&film).await.expect(202, "accepted");
         }
         stack.wait_until_drained(WAIT_LIMIT).await;
-        let took = begun.elapsed();
+        let took = started_at.elapsed();
         assert!(took < WAIT_LIMIT, "{took:?}");
         let message = "the trace collector does not take spans";
         for role in stack.ingresses.iter().chain(&stack.workers) {

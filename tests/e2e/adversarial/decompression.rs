@@ -53,11 +53,11 @@ async fn decompression_bombs_are_refused_in_bounded_memory() {
     for (name, coding, bomb, status) in &bombs {
         let signed = sign::generic("acme", ACME_SECRET, bomb).header("content-encoding", coding);
         let forged = sign::generic("acme", "wrong", bomb).header("content-encoding", coding);
-        let (begun, sender) = (Instant::now(), stack.sender());
+        let (started_at, sender) = (Instant::now(), stack.sender());
         let genuine = join_all((0..12).map(|_| sender.send(&signed)));
         let strange = join_all((0..12).map(|_| sender.send(&forged)));
         let (genuine, strange) = tokio::join!(genuine, strange);
-        eprintln!("{name}: {} bytes, two dozen in {:?}", bomb.len(), begun.elapsed());
+        eprintln!("{name}: {} bytes, two dozen in {:?}", bomb.len(), started_at.elapsed());
         for answer in genuine {
             assert_eq!(answer.status, *status, "{name}: {}", answer.text);
         }

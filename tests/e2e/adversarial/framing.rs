@@ -195,14 +195,21 @@ async fn endless_input_is_cut_off() {
     ];
     let served = while_serving(&stack, async {
         for (name, first, piece, expected) in cases {
-            let begun = Instant::now();
+            let started_at = Instant::now();
             let (taken, status) = endless(to, first, piece).await;
-            eprintln!("{name}: {status}, and closed after {:?} and {taken} bytes", begun.elapsed());
+            eprintln!(
+                "{name}: {status}, and closed after {:?} and {taken} bytes",
+                started_at.elapsed()
+            );
             // Ingress may close so early that a reset discards its answer.
             assert!(status.is_empty() || expected.contains(&status.as_str()), "{name}: {status}");
             // Ingress reads and discards further input for a moment after it answers, so that a
             // reset does not overtake the answer.
-            assert!(begun.elapsed() < Duration::from_secs(10), "{name}: {:?}", begun.elapsed());
+            assert!(
+                started_at.elapsed() < Duration::from_secs(10),
+                "{name}: {:?}",
+                started_at.elapsed()
+            );
         }
     })
     .await;

@@ -52,7 +52,7 @@ async fn extreme_json_is_answered_soon_and_in_bounded_memory() {
     let mut accepted = 0;
     for (name, body, status) in &cases {
         let signed = sign::generic("acme", ACME_SECRET, body);
-        let begun = Instant::now();
+        let started_at = Instant::now();
         let answers = futures_util::future::join_all((0..8).map(|_| {
             let (sender, signed) = (stack.sender(), signed.clone());
             async move { sender.send(&signed).await }
@@ -63,8 +63,12 @@ async fn extreme_json_is_answered_soon_and_in_bounded_memory() {
             assert!(fits, "{name}: {} {}", answer.status, answer.text);
         }
         accepted += usize::from(*status == 202);
-        eprintln!("{name}: eight of them in {:?}", begun.elapsed());
-        assert!(begun.elapsed() < Duration::from_secs(20), "{name} took {:?}", begun.elapsed());
+        eprintln!("{name}: eight of them in {:?}", started_at.elapsed());
+        assert!(
+            started_at.elapsed() < Duration::from_secs(20),
+            "{name} took {:?}",
+            started_at.elapsed()
+        );
     }
     assert_eq!(stack.unfinished("acme").await, accepted);
     check_memory(&stack, 300);
