@@ -98,7 +98,7 @@ impl PlatformQueue {
         if full {
             tracing::error!(platform = %self.name(),
                 "the dead letters are at DLQ_MAX_LEN; events stay in retry until some are \
-                    replayed or purged");
+                replayed or purged");
         } else {
             tracing::info!(platform = %self.name(), "dead letters are below DLQ_MAX_LEN again");
         }

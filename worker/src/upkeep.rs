@@ -173,7 +173,7 @@ pub async fn report_unhandled_platforms(worker: Arc<WorkerContext>) {
                 unhandled += 1;
                 tracing::error!(platform = %name, events = depth.length,
                     "events of a platform that this worker has no definition for; add it to \
-                        PLATFORMS_FILE, or register it");
+                    PLATFORMS_FILE, or register it");
             }
         }
         worker.database_metrics.unhandled_platforms(unhandled);

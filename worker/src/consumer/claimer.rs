@@ -177,7 +177,7 @@ pub async fn run(worker: Arc<WorkerContext>, batches: mpsc::Sender<EntryBatch>) 
     let pause = (worker.claim_idle / 4).clamp(CLAIM_INTERVAL_MIN, CLAIM_INTERVAL_MAX);
     let mut cursors: HashMap<PlatformName, StreamId> = HashMap::new();
     let mut changes = worker.platforms.changes();
-    let mut reached: Option<u64> = None;
+    let mut reset_at_step: Option<u64> = None;
     loop {
         // A resumed platform may have entries that were handed back.
         let next = async {
@@ -190,10 +190,10 @@ pub async fn run(worker: Arc<WorkerContext>, batches: mpsc::Sender<EntryBatch>) 
             return;
         }
         let platforms = worker.platforms.all();
-        let jumps = worker.redis.borrow().clock_steps;
-        if reached != Some(jumps) {
+        let clock_steps = worker.redis.borrow().clock_steps;
+        if reset_at_step != Some(clock_steps) {
             match reset_idle_times(&worker, &platforms).await {
-                Ok(()) => reached = Some(jumps),
+                Ok(()) => reset_at_step = Some(clock_steps),
                 Err(fault) => worker.queue.outage_log().failed("reset idle times", &fault),
             }
         }
@@ -218,11 +218,11 @@ pub async fn run(worker: Arc<WorkerContext>, batches: mpsc::Sender<EntryBatch>) 
                 match claim.await {
                     Ok(claimed) => {
                         *cursor = claimed.cursor;
-                        let through = claimed.cursor == StreamId::default();
+                        let is_last_page = claimed.cursor == StreamId::default();
                         if !claimed.deleted.is_empty() {
                             tracing::error!(platform = %platform_queue.name(),
                                 entries = claimed.deleted.len(),
-                            "pending entries were deleted by another client; skipping them");
+                                "pending entries were deleted by another client; skipping them");
                         }
                         if dispatch_recovered(&worker, platform_queue, claimed.entries, &batches)
                             .await
@@ -230,7 +230,7 @@ pub async fn run(worker: Arc<WorkerContext>, batches: mpsc::Sender<EntryBatch>) 
                         {
                             return;
                         }
-                        if through {
+                        if is_last_page {
                             break;
                         }
                     }
@@ -246,7 +246,7 @@ pub async fn run(worker: Arc<WorkerContext>, batches: mpsc::Sender<EntryBatch>) 
     }
 }
 
-/// Dispatches entries, with those that were delivered often apart from the others.
+/// Dispatches entries. Suspects get batches of their own.
 async fn dispatch_recovered(
     worker: &WorkerContext,
     platform_queue: &Arc<PlatformQueue>,

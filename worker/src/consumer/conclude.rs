@@ -1,7 +1,7 @@
 //! Turns the verdicts of a batch into transitions of its entries.
 //!
 //! # Guarantees
-//! - Each entry of the batch gets exactly one transition. All copies of an event get the same one
+//! - Each entry of the batch gets exactly one transition. Copies with one origin get the same one
 //!   (`duplicate_entries_in_one_batch_take_effect_once`).
 //!
 //! # Design
@@ -30,7 +30,7 @@ pub(super) struct ExecutedBatch {
 
 impl ExecutedBatch {
     /// Wraps a batch in which no session is missing.
-    pub(super) fn now(
+    pub(super) fn without_missing_sessions(
         worker: &WorkerContext,
         planned: PlannedBatch,
         verdicts: Vec<ExecutionVerdict>,
@@ -45,7 +45,7 @@ impl ExecutedBatch {
         mut verdicts: Vec<ExecutionVerdict>,
     ) -> Result<Self, ConsumerInterruptedError> {
         if !verdicts.iter().any(ExecutionVerdict::is_missing_session) {
-            return Ok(Self::now(worker, planned, verdicts));
+            return Ok(Self::without_missing_sessions(worker, planned, verdicts));
         }
         // The context is read before the second attempt. An announcement that settles after it was
         // read is found by that attempt.

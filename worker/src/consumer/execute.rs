@@ -208,13 +208,13 @@ pub(super) fn log(
             tracing::info!(platform = %platform_queue.name(), event_id = %event.event_id,
                 trace_id, "Updated session {} status: {} -> {}",
                 escape_control_chars(result.room_id.as_deref()), shown(result.old_status),
-                    shown(result.new_status));
+                shown(result.new_status));
         }
         ExecutionVerdict::Applied(Applied::MissingSession) => {
             tracing::warn!(platform = %platform_queue.name(), event_id = %event.event_id, trace_id,
                 "No session found for live_stream_id={}, passthrough={}",
                 escape_control_chars(event.live_stream_id.as_deref()),
-                    escape_control_chars(event.room.as_deref()));
+                escape_control_chars(event.room.as_deref()));
         }
         _ => {}
     }

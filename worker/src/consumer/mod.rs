@@ -118,8 +118,9 @@ async fn transact(
         verdicts.iter().any(ExecutionVerdict::is_missing_session)
     };
     let (missing, others): (Vec<_>, Vec<_>) = batches.into_iter().zip(verdicts).partition(missing);
-    let others =
-        others.into_iter().map(|(planned, verdicts)| ExecutedBatch::now(worker, planned, verdicts));
+    let others = others.into_iter().map(|(planned, verdicts)| {
+        ExecutedBatch::without_missing_sessions(worker, planned, verdicts)
+    });
     settler.settle(worker, others.collect()).await?;
     for (planned, verdicts) in missing {
         let executed = ExecutedBatch::recheck_missing_sessions(worker, planned, verdicts).await?;

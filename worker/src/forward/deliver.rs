@@ -56,7 +56,7 @@ impl Drop for ReleaseOnPanic<'_> {
 /// Attempts one delivery and executes the transition that follows.
 pub(super) async fn deliver(sender: &DestinationSender, entry: StreamEntry, probe: bool) {
     let id = entry.id;
-    let _hold = ReleaseOnPanic(sender, id);
+    let _release = ReleaseOnPanic(sender, id);
     let excused = excused(&entry);
     let next = match decode(entry) {
         Ok(event) => attempt(sender, &event, excused, probe).await.map(|next| (next, Some(event))),
@@ -101,7 +101,7 @@ async fn attempt(
 ) -> Result<DeliveryTransition, DeliveryInterruptedError> {
     if event.hops >= MAX_HOPS {
         sender
-            .circuit(|circuit| {
+            .update_circuit(|circuit| {
                 if probe {
                     circuit.forget_probe()
                 }
@@ -117,7 +117,7 @@ async fn attempt(
     let may_go = !sender.is_gone() && wait_for_permit(sender).await?;
     if !may_go {
         sender
-            .circuit(|circuit| {
+            .update_circuit(|circuit| {
                 if probe {
                     circuit.forget_probe()
                 }
@@ -364,7 +364,7 @@ where
             Err(fault) if fault.is_no_group() || fault.is_wrong_type() => {
                 tracing::error!(destination = %sender.destination.name,
                     error = error_chain(&fault),
-                        "the destination's keys are damaged; leaving the delivery pending");
+                    "the destination's keys are damaged; leaving the delivery pending");
                 break;
             }
             Err(fault) => sender.worker.queue.outage_log().failed("settle deliveries", &fault),

@@ -91,7 +91,7 @@ impl Forwarding {
                     if one.secret_unreadable {
                         tracing::error!(destination = %one.name,
                             "its secret cannot be opened with this process's SECRETS_KEY; its \
-                                deliveries are kept");
+                            deliveries are kept");
                     }
                     Arc::new(one)
                 })

@@ -52,7 +52,7 @@ impl MemoryQuota {
         for name in over.difference(&self.over) {
             tracing::error!(destination = %name,
                 "Redis memory is short and the destination takes more than its share; queueing no \
-                    more deliveries for it");
+                more deliveries for it");
         }
         for name in self.over.difference(&over) {
             tracing::info!(destination = %name,

@@ -390,7 +390,7 @@ async fn enqueue_deliveries(
     if lost > 0 && !exceeds {
         tracing::error!(destination = %name, deliveries = lost,
             "the destination's queue and dead letters are full; deliveries were dropped and \
-                counted");
+            counted");
     }
     let metrics = DeliveryMetrics::new(destination.as_ref().map_or(&name, |one| &one.name));
     metrics.delivery(DeliveryOutcome::Overflow, u64::try_from(dead).unwrap_or(0));

@@ -66,7 +66,7 @@ async fn count_parked(
             let host = bindings.urls.get(&name).map_or("", |url| url.host.as_str());
             tracing::error!(queue = %name.queue(), deliveries = parked, host,
                 "deliveries wait for a URL that is not configured; they are kept and sent nowhere \
-                    else");
+                else");
             known.insert(name);
         }
     }

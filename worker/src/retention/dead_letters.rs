@@ -194,7 +194,7 @@ impl DeadLetterExpiry<'_> {
         if overdue > 0 && self.reported.insert(platform.clone(), overdue) != Some(overdue) {
             tracing::warn!(platform = %platform, dead_letters = overdue,
                 "dead letters are older than DLQ_RETENTION_DAYS and stay, since DLQ_ARCHIVE_DIR \
-                    is not set");
+                is not set");
         }
         Ok(())
     }

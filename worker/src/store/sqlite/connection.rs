@@ -255,7 +255,7 @@ impl OpenDatabase {
         if let Err(error) = left {
             tracing::warn!(%error,
                 "cannot remove the write-ahead log of the displaced database; remove it before a \
-                    restore");
+                restore");
         }
     }
 
