@@ -1,24 +1,25 @@
-//! The operator's word, as a value: what changes entries takes a [`Consent`], and only this file makes one.
+//! Confirmation by the operator. Code that changes entries takes a [`Consent`], and only this file
+//! creates one.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, IsTerminal, Write};
 
 use crate::exit_code::ToolError;
 
-/// The operator agreed to change what was announced.
+/// Proof that the operator agreed to the announced change.
 #[derive(Debug)]
 pub(crate) struct Consent(());
 
-/// How the operator was asked.
+/// Answer of the operator.
 #[derive(Debug)]
 pub(crate) enum ConfirmAnswer {
-    /// Go ahead.
+    /// Agreed.
     Yes(Consent),
-    /// Leave everything as it is.
+    /// Declined.
     No,
 }
 
-/// What decides without asking.
+/// Facts that decide whether to ask.
 #[derive(Clone, Copy, Debug)]
 struct ConfirmContext {
     entries: u64,
@@ -40,40 +41,48 @@ fn decide(circumstances: ConfirmContext) -> Decision {
     }
 }
 
-/// Asks whether to `act` (`"replay"`) on so many entries, where that needs an answer: one entry does not, `--yes` is one.
+/// Asks for confirmation to `verb` (such as `"replay"`) on `entries` entries. One entry and `--yes`
+/// need no question.
 ///
 /// # Errors
-/// [`ToolError::Usage`] where an answer is needed and nobody can give it; I/O errors of the terminal.
-pub(crate) fn ask(act: &str, entries: u64, yes: bool) -> Result<ConfirmAnswer, ToolError> {
+/// [`ToolError::Usage`] if a confirmation is required and there is no terminal; I/O errors of the
+/// terminal.
+pub(crate) fn ask(verb: &str, entries: u64, yes: bool) -> Result<ConfirmAnswer, ToolError> {
     let terminal = io::stdin().is_terminal() && io::stderr().is_terminal();
     match decide(ConfirmContext { entries, yes, terminal }) {
         Decision::Go => Ok(ConfirmAnswer::Yes(Consent(()))),
         Decision::Refuse => Err(ToolError::Usage(format!(
-            "{entries} entries match: to {act} more than one without a terminal to ask on, add --yes \
-             (or look first, with --dry-run)"
+            "{entries} entries match; to {verb} more than one without a terminal, add --yes \
+             (preview with --dry-run)"
         ))),
-        Decision::Ask => {
-            prompt(&format!("{} {entries} dead letters", capitalised(act)), &mut io::stdin().lock())
-        }
+        Decision::Ask => prompt(
+            &format!("{} {entries} dead letters", capitalised(verb)),
+            &mut io::stdin().lock(),
+        ),
     }
 }
 
-/// As [`ask`], of several entries that come in on stdin, so that the question needs another way to the operator.
+/// Asks like [`ask`], for more than one entry read from stdin. The question goes to the controlling
+/// terminal.
 ///
 /// # Errors
-/// As [`ask`].
-pub(crate) fn ask_on_tty(question: &str, act: &str, yes: bool) -> Result<ConfirmAnswer, ToolError> {
+/// As for [`ask`].
+pub(crate) fn ask_on_tty(
+    question: &str,
+    verb: &str,
+    yes: bool,
+) -> Result<ConfirmAnswer, ToolError> {
     let terminal = if io::stderr().is_terminal() { File::open("/dev/tty").ok() } else { None };
     match (decide(ConfirmContext { entries: 2, yes, terminal: terminal.is_some() }), terminal) {
         (Decision::Go, _) => Ok(ConfirmAnswer::Yes(Consent(()))),
         (Decision::Ask, Some(terminal)) => prompt(question, &mut BufReader::new(terminal)),
         _ => Err(ToolError::Usage(format!(
-            "there is more than one entry: to {act} them without a terminal to ask on, add --yes"
+            "the input has more than one entry; to {verb} them without a terminal, add --yes"
         ))),
     }
 }
 
-/// Puts `question` to the operator.
+/// Prints `question` and reads the answer.
 fn prompt(question: &str, terminal: &mut impl BufRead) -> Result<ConfirmAnswer, ToolError> {
     let mut screen = io::stderr().lock();
     write!(screen, "{question}? [y/N] ")?;
@@ -84,7 +93,7 @@ fn prompt(question: &str, terminal: &mut impl BufRead) -> Result<ConfirmAnswer, 
     Ok(if agreed { ConfirmAnswer::Yes(Consent(())) } else { ConfirmAnswer::No })
 }
 
-/// The operator has agreed on the screen of `top`, where a dialogue names what is to be done.
+/// Returns the consent of the operator who confirmed a dialogue of `top`.
 pub(crate) fn consent_from_top() -> Consent {
     Consent(())
 }

@@ -1,7 +1,10 @@
-//! `--set '/json/pointer=value'`: an edit of a body.
+//! `--set '/json/pointer=value'`: edits a body.
 //!
-//! Guarantee: the text of the body changes where the edit says and nowhere else, so that order, spelling, white space and
-//! every digit of the rest stay as the provider sent them. An edit that names no place fails; it is never a guess.
+//! # Guarantees
+//!
+//! - Only the text at the pointer changes. Order, spelling, white space and every digit of the rest
+//!   stay as the provider sent them (`edit_changes_only_the_named_value`).
+//! - An edit whose pointer leads nowhere fails (`edit_without_a_place_is_refused`).
 
 use std::ops::Range;
 use std::str::FromStr;
@@ -9,36 +12,36 @@ use std::str::FromStr;
 use serde::de::IgnoredAny;
 use shared::json::{self, Document, JsonError, JsonNode, Value};
 
-/// One `--set`.
+/// One `--set` option.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Edit {
-    /// As it was typed.
+    /// The pointer as typed.
     pointer: String,
-    /// Unescaped, outermost first; never empty.
+    /// Unescaped reference tokens, outermost first; never empty.
     tokens: Vec<String>,
-    /// JSON text.
+    /// New value as JSON text.
     value: String,
 }
 
-/// A text that is no edit.
+/// Text that is not an edit.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub(crate) enum EditParseError {
-    /// No `=`.
+    /// The `=` is missing.
     #[error("must be a JSON pointer, '=' and a value, such as /data/room=r-1")]
     MissingEquals,
-    /// No pointer into the body.
+    /// The pointer is invalid.
     #[error("must begin with a JSON pointer such as /data/id, with ~0 for ~ and ~1 for /")]
     Pointer,
 }
 
-/// Why a body cannot be edited so.
+/// Reason why an edit cannot be applied to a body.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub(crate) enum EditApplyError {
-    /// It is not JSON.
+    /// The body is not JSON.
     #[error("the body is {0}")]
     Body(#[from] JsonError),
-    /// Nothing is there that could be changed or added to.
-    #[error("the body has no place {0}")]
+    /// The pointer leads to nothing that can be changed or extended.
+    #[error("the pointer {0} leads nowhere in the body")]
     NoSuchPath(String),
 }
 
@@ -60,7 +63,8 @@ impl FromStr for Edit {
     }
 }
 
-/// A reference token as it is meant; `None`: `~` before anything else than 0 or 1.
+/// Returns the unescaped reference token, or `None` if `~` is followed by anything other than 0 or
+/// 1.
 fn unescaped(token: &str) -> Option<String> {
     let mut parts = token.split('~');
     let mut out = parts.next().unwrap_or_default().to_owned();
@@ -77,14 +81,14 @@ fn unescaped(token: &str) -> Option<String> {
 }
 
 fn quoted(text: &str) -> String {
-    // A string can always be written as JSON.
+    // A string can always be serialized.
     serde_json::to_string(text).unwrap_or_default()
 }
 
-/// `body` with `edits` made, one after the other.
+/// Applies `edits` to `body` in their order.
 ///
 /// # Errors
-/// When the body is not JSON, or one of the edits has no place in it.
+/// [`EditApplyError`] if the body is not JSON, or if a pointer leads nowhere.
 pub(crate) fn apply(body: &[u8], edits: &[Edit]) -> Result<Vec<u8>, EditApplyError> {
     let mut body = json::text(body).into_owned().into_bytes();
     for edit in edits {
@@ -98,7 +102,7 @@ pub(crate) fn apply(body: &[u8], edits: &[Edit]) -> Result<Vec<u8>, EditApplyErr
     Ok(body)
 }
 
-/// What to put where.
+/// Returns the range to replace, and its new text.
 fn splice(document: &Document<'_>, body: &[u8], edit: &Edit) -> Option<(Range<usize>, String)> {
     let (last, parents) = edit.tokens.split_last()?;
     let mut node = document.root();
@@ -117,7 +121,7 @@ fn splice(document: &Document<'_>, body: &[u8], edit: &Edit) -> Option<(Range<us
         }
         _ => return None,
     };
-    // Before the closing bracket, right behind what stands there.
+    // Inserts before the closing bracket, directly after the last member.
     let inside = span(node, body)?;
     let before = body.get(inside.start..inside.end.checked_sub(1)?)?;
     let blank = before.iter().rev().take_while(|byte| byte.is_ascii_whitespace()).count();
@@ -139,7 +143,7 @@ fn index(token: &str) -> Option<usize> {
     if plain { token.parse().ok() } else { None }
 }
 
-/// Where in `body` the text of `node` stands; it borrows from there.
+/// Returns the range of `node` in `body`, from which the node borrows.
 fn span(node: &JsonNode<'_>, body: &[u8]) -> Option<Range<usize>> {
     let start = (node.raw().as_ptr() as usize).checked_sub(body.as_ptr() as usize)?;
     let end = start.checked_add(node.raw().len())?;

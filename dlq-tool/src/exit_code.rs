@@ -1,50 +1,50 @@
-//! How a run ends: the closed table of exit codes, and what leads to which.
+//! Exit codes, and the outcomes and errors that lead to them.
 
 use std::io;
 
 use redis::{ErrorKind, RedisError, ServerErrorKind};
 use shared::queue::CallError;
 
-/// How a run ended.
+/// Outcome of a run without an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RunOutcome {
-    /// Everything that was asked for.
+    /// Everything requested was done.
     Done,
-    /// Some entries could not be done, or the run was stopped before the last one; stderr accounts for them.
+    /// Some entries failed, or the run was stopped; stderr names them.
     Incomplete,
     /// Nothing matched the selection.
     NothingMatched,
 }
 
-/// Why a run could not go on.
+/// Error that ends a run.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ToolError {
-    /// The command line or the configuration is wrong.
+    /// Wrong command line or configuration.
     #[error("{0}")]
     Usage(String),
-    /// Redis cannot be reached, or does not answer.
+    /// Redis is unavailable.
     #[error("cannot reach Redis{}", at(.address.as_deref()))]
     Unreachable {
-        /// Host and port; never the password.
+        /// Host and port, without the password.
         address: Option<String>,
-        /// What the client saw.
+        /// Error of the client.
         source: RedisError,
     },
-    /// Redis wants other credentials.
+    /// Redis rejects the credentials.
     #[error("Redis does not accept these credentials")]
     Credentials(#[source] RedisError),
-    /// Redis answered with an error.
-    #[error("Redis refused")]
+    /// Redis returned an error.
+    #[error("Redis returned an error")]
     Refused(#[source] RedisError),
-    /// The input could not be read.
+    /// The input cannot be read.
     #[error("cannot read the input")]
     Input(#[source] io::Error),
-    /// The output could not be written.
+    /// The output cannot be written.
     #[error("cannot write the output")]
     Output(#[from] io::Error),
 }
 
-/// Sorted by what the operator can do about it.
+/// Maps errors by what the operator can do about them.
 impl From<CallError> for ToolError {
     fn from(fault: CallError) -> Self {
         let error = fault.into_error();
@@ -68,7 +68,7 @@ impl From<CallError> for ToolError {
 }
 
 impl ToolError {
-    /// Says which Redis.
+    /// Adds the address of Redis to the error.
     pub(crate) fn with_address(self, redis: &str) -> Self {
         match self {
             Self::Unreachable { source, .. } => {
@@ -78,7 +78,7 @@ impl ToolError {
         }
     }
 
-    /// The error and what it came from, each once.
+    /// Returns the error and its causes, each once.
     pub(crate) fn error_chain(&self) -> String {
         let mut text = self.to_string();
         let mut cause = std::error::Error::source(self);
@@ -98,7 +98,7 @@ fn at(address: Option<&str>) -> String {
     address.map(|address| format!(" at {address}")).unwrap_or_default()
 }
 
-/// The number a run ends with. A reader that closed the pipe has what it wanted: that is no error.
+/// Returns the exit code of a run. A closed pipe is not an error.
 pub(crate) fn code(result: &Result<RunOutcome, ToolError>) -> u8 {
     match result {
         Ok(RunOutcome::Done) => 0,

@@ -1,9 +1,13 @@
-//! `dlq-tool`: looks at dead letters and puts them back to work.
+//! `dlq-tool`: inspects, replays and removes dead letters.
 //!
-//! Guarantee: nothing is changed without the operator's word. `stats`, `list`, `show`, `export`, `watch` and every `--dry-run` only
-//! read;
-//! what changes an entry needs a [`confirm::Consent`], and each change is one script on the server, so that stopping at
-//! any instant loses and doubles nothing.
+//! # Guarantees
+//!
+//! - Nothing changes without the operator's consent. `stats`, `list`, `show`, `export`, `watch` and
+//!   every `--dry-run` only read; all other code paths take a [`confirm::Consent`]
+//!   (`replay_needs_consent_previews_and_moves`,
+//!   `purge_of_several_needs_yes_and_a_dry_run_does_not`).
+//! - Each change is one script in Redis. A run that is stopped at any time loses nothing and
+//!   duplicates nothing (`interrupted_replay_stops_between_entries`).
 
 mod cli;
 mod commands;

@@ -1,7 +1,11 @@
-//! What a run has announced that it will change: the ids, per platform, noted before the operator is asked.
+//! Plan of a bulk run: the ids per platform, collected before the operator is asked.
 //!
-//! Guarantee: what is carried out is what was counted; an entry that dies (again) meanwhile is not swept along. An id
-//! costs about four bytes, so a million of them cost less than one large body.
+//! # Guarantees
+//!
+//! - A run changes exactly the entries that were counted. An entry that is dead-lettered meanwhile
+//!   is left alone.
+//! - An id takes about four bytes, so that a plan of a million entries takes 4 MB
+//!   (`id_list_of_a_busy_stream_takes_four_bytes_an_id`).
 
 use std::collections::BTreeMap;
 
@@ -11,10 +15,10 @@ use shared::queue::DeadLetter;
 
 use crate::output::{count_noun, eprint_line};
 
-/// Different reasons that are told apart when a plan is shown.
+/// Most different error codes that a plan lists.
 const MAX_ERROR_CODES: usize = 100;
 
-/// Ids in the order of their stream.
+/// Compressed list of ids, in the order of their stream.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct IdList {
     bytes: Vec<u8>,
@@ -23,7 +27,7 @@ pub(crate) struct IdList {
 }
 
 impl IdList {
-    /// Adds one.
+    /// Appends an id.
     pub(crate) fn push(&mut self, id: StreamId) {
         let ms = id.ms.wrapping_sub(self.last.ms);
         write_varint(&mut self.bytes, ms);
@@ -35,13 +39,13 @@ impl IdList {
         self.len += 1;
     }
 
-    /// How many.
+    /// Returns the number of ids.
     pub(crate) fn len(&self) -> usize {
         self.len
     }
 }
 
-/// Seven bits a byte, the lowest first.
+/// Appends a number in 7-bit groups, the lowest first.
 fn write_varint(bytes: &mut Vec<u8>, mut number: u64) {
     while number >= 0x80 {
         bytes.push((number as u8 & 0x7f) | 0x80);
@@ -50,7 +54,7 @@ fn write_varint(bytes: &mut Vec<u8>, mut number: u64) {
     bytes.push(number as u8);
 }
 
-/// What is left of some [`IdList`].
+/// Read position in an [`IdList`].
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Cursor {
     at: usize,
@@ -58,7 +62,7 @@ pub(crate) struct Cursor {
 }
 
 impl Cursor {
-    /// The next id.
+    /// Returns the next id.
     pub(crate) fn next(&mut self, ids: &IdList) -> Option<StreamId> {
         let ms = self.read_varint(ids)?;
         let seq = self.read_varint(ids)?;
@@ -69,7 +73,7 @@ impl Cursor {
         Some(self.last)
     }
 
-    /// The next `most` ids.
+    /// Returns up to `most` next ids.
     pub(crate) fn take(&mut self, ids: &IdList, most: usize) -> Vec<StreamId> {
         std::iter::from_fn(|| self.next(ids)).take(most).collect()
     }
@@ -88,39 +92,37 @@ impl Cursor {
     }
 }
 
-/// One platform's part of a plan, and what became of it.
+/// Part of a plan for one platform, with its results.
 #[derive(Debug)]
 pub(crate) struct PlatformPlan {
-    /// Whose.
     pub(crate) platform: PlatformName,
-    /// Which.
     pub(crate) ids: IdList,
-    /// How many died of what.
+    /// Number of entries by error code.
     by_error_code: BTreeMap<String, u64>,
-    /// Done as asked.
+    /// Entries replayed or purged.
     pub(crate) done: usize,
-    /// No dead letters any more when their turn came.
+    /// Entries that were no longer dead letters.
     pub(crate) gone: usize,
-    /// Could not be done; each was named.
+    /// Entries that failed; each was reported.
     pub(crate) failed: usize,
 }
 
 impl PlatformPlan {
-    /// How many have not had their turn.
+    /// Returns the number of entries without a result.
     pub(crate) fn remaining(&self) -> usize {
         self.ids.len() - self.done - self.gone - self.failed
     }
 }
 
-/// What is to be done, platform by platform.
+/// Entries to change, by platform.
 #[derive(Debug, Default)]
 pub(crate) struct BulkPlan {
-    /// In the order of the walk.
+    /// Parts in the order of the scan.
     pub(crate) platforms: Vec<PlatformPlan>,
 }
 
 impl BulkPlan {
-    /// Notes `letter`.
+    /// Adds `letter` to the plan.
     pub(crate) fn add(&mut self, letter: &DeadLetter) {
         if self.platforms.last().is_none_or(|part| part.platform != letter.platform) {
             self.platforms.push(PlatformPlan {
@@ -141,17 +143,18 @@ impl BulkPlan {
             1;
     }
 
-    /// How many have not had their turn.
+    /// Returns the number of entries without a result.
     pub(crate) fn remaining(&self) -> usize {
         self.platforms.iter().map(PlatformPlan::remaining).sum()
     }
 
-    /// Whether all of it was done.
+    /// Returns true if every entry was replayed or purged.
     pub(crate) fn is_complete(&self) -> bool {
         self.platforms.iter().all(|part| part.done == part.ids.len())
     }
 
-    /// Says how many of what kind, and where to: `to` is told the platform.
+    /// Prints the number of entries per platform and error code. `to` returns the destination of a
+    /// platform's entries.
     pub(crate) fn eprint_summary(&self, to: impl Fn(&PlatformName) -> String) {
         for part in &self.platforms {
             let by_error_code: Vec<_> =

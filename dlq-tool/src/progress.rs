@@ -1,4 +1,4 @@
-//! A bar on stderr that says how far a run is, how fast it goes, and how long it still takes.
+//! Progress bar on stderr, with rate and remaining time.
 
 use std::fmt::Write;
 use std::io::{self, IsTerminal};
@@ -8,12 +8,12 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use crate::cli::OutputFormat;
 use crate::output::eprint_line;
 
-/// The bar; hidden where stderr is no terminal, or where data run over it.
+/// The bar; hidden if stderr is not a terminal, or if JSON goes to the terminal.
 #[derive(Debug)]
 pub(crate) struct ProgressIndicator(ProgressBar);
 
 impl ProgressIndicator {
-    /// A bar up to `total`; `None`: nobody knows how many there are.
+    /// Creates a bar up to `total`, or a counter if the total is unknown.
     pub(crate) fn new(format: OutputFormat, total: Option<usize>) -> Self {
         if format == OutputFormat::Json && io::stdout().is_terminal() {
             return Self(ProgressBar::hidden());
@@ -35,22 +35,22 @@ impl ProgressIndicator {
         })
     }
 
-    /// `count` more are done.
+    /// Advances by `count`.
     pub(crate) fn inc(&self, count: usize) {
         self.0.inc(count as u64);
     }
 
-    /// What it is at.
+    /// Shows the current step.
     pub(crate) fn set_message(&self, what: &str) {
         self.0.set_message(what.to_owned());
     }
 
-    /// Says something without tearing the bar.
+    /// Prints a line to stderr without breaking the bar.
     pub(crate) fn eprint_line(&self, text: &str) {
         self.0.suspend(|| eprint_line(text));
     }
 
-    /// Takes the bar away.
+    /// Removes the bar.
     pub(crate) fn end(&self) {
         self.0.finish_and_clear();
     }

@@ -1,7 +1,11 @@
-//! How fast a run may go.
+//! Rate limit of a run.
 //!
-//! Guarantee: at a rate of N, no second, wherever it begins, sees more than N entries done, and where nothing else holds
-//! the run up it does N per second, spread evenly.
+//! # Guarantees
+//!
+//! - At a rate of N, no interval of one second has more than N entries
+//!   (`rate_limit_holds_in_every_second`).
+//! - If nothing else delays the run, it reaches N per second, evenly spread
+//!   (`rate_limit_is_reached`).
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -9,41 +13,42 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-/// Entries per call where no rate is given: few enough that Ctrl-C is obeyed at once.
+/// Entries per call without a rate: few enough that Ctrl-C takes effect at once.
 pub(crate) const DEFAULT_BATCH: usize = 25;
-/// How far a run that was held up may catch up.
+/// Most delay that a late run makes up for.
 const MAX_CATCH_UP: Duration = Duration::from_millis(250);
 const SECOND: Duration = Duration::from_secs(1);
 
-/// A rate, and what was done in the last second.
+/// Rate limit, with the entries of the last second.
 #[derive(Debug)]
 pub(crate) struct RateLimiter {
     rate: Option<u32>,
     next: Instant,
     done: VecDeque<(Instant, usize)>,
-    lately: usize,
+    recent: usize,
 }
 
 impl RateLimiter {
-    /// As fast as it goes, or `rate` per second.
+    /// Creates a limit of `rate` per second, or none.
     pub(crate) fn new(rate: Option<u32>) -> Self {
-        Self { rate, next: Instant::now(), done: VecDeque::new(), lately: 0 }
+        Self { rate, next: Instant::now(), done: VecDeque::new(), recent: 0 }
     }
 
-    /// Entries of the next call: at a given rate, what is due in a twentieth of a second.
+    /// Returns the number of entries of the next call: with a rate, those due in 50 ms.
     pub(crate) fn batch(&self) -> usize {
         self.rate.map_or(DEFAULT_BATCH, |rate| {
             usize::try_from(rate / 20).unwrap_or(DEFAULT_BATCH).clamp(1, 4 * DEFAULT_BATCH)
         })
     }
 
-    /// Waits until `batch` entries are due; `false`: the run is to stop.
+    /// Waits until `batch` entries are due. Returns false if the run is stopped.
     pub(crate) async fn wait(&mut self, batch: usize, stop: &CancellationToken) -> bool {
         if let Some(rate) = self.rate {
             let most = usize::try_from(rate).unwrap_or(usize::MAX).max(batch);
             let mut due = self.next;
-            // What is older than a second does not count any more; what is in the way is waited for.
-            let mut over = (self.lately + batch).saturating_sub(most);
+            // Waits until enough of the entries done within the last second are older than a
+            // second.
+            let mut over = (self.recent + batch).saturating_sub(most);
             for (at, count) in &self.done {
                 if over == 0 {
                     break;
@@ -62,7 +67,8 @@ impl RateLimiter {
         !stop.is_cancelled()
     }
 
-    /// Notes that `count` entries were done, once the server has said so: it did them no later than now.
+    /// Records `count` entries after the server's reply, which is the latest time at which it did
+    /// them.
     pub(crate) fn record_done(&mut self, count: usize) {
         if self.rate.is_none() || count == 0 {
             return;
@@ -71,10 +77,10 @@ impl RateLimiter {
         while let Some((_, count)) =
             self.done.pop_front_if(|(at, _)| now.duration_since(*at) > SECOND)
         {
-            self.lately -= count;
+            self.recent -= count;
         }
         self.done.push_back((now, count));
-        self.lately += count;
+        self.recent += count;
     }
 }
 
@@ -82,21 +88,22 @@ impl RateLimiter {
 mod tests {
     use super::*;
 
-    /// Calls that take `took(n)`; when each was sent and answered, and how many it did.
+    /// Runs calls of `took(n)` ms each. Returns for each call when it was sent and answered, and
+    /// its number of entries.
     async fn calls(
         rate: u32,
         seconds: u64,
         took: impl Fn(u64) -> u64,
     ) -> Vec<(Instant, Instant, usize)> {
-        let (mut pace, stop, begun) =
+        let (mut rate_limiter, stop, begun) =
             (RateLimiter::new(Some(rate)), CancellationToken::new(), Instant::now());
         let mut calls = Vec::new();
         while begun.elapsed() < Duration::from_secs(seconds) {
-            let batch = pace.batch();
-            assert!(pace.wait(batch, &stop).await);
+            let batch = rate_limiter.batch();
+            assert!(rate_limiter.wait(batch, &stop).await);
             let sent = Instant::now();
             tokio::time::advance(Duration::from_millis(took(calls.len() as u64))).await;
-            pace.record_done(batch);
+            rate_limiter.record_done(batch);
             calls.push((sent, Instant::now(), batch));
         }
         calls
@@ -130,11 +137,11 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn rate_limit_wait_ends_on_stop() {
-        let (mut pace, stop) = (RateLimiter::new(Some(1)), CancellationToken::new());
-        assert!(pace.wait(1, &stop).await);
-        pace.record_done(1);
+        let (mut rate_limiter, stop) = (RateLimiter::new(Some(1)), CancellationToken::new());
+        assert!(rate_limiter.wait(1, &stop).await);
+        rate_limiter.record_done(1);
         stop.cancel();
-        assert!(!pace.wait(1, &stop).await);
+        assert!(!rate_limiter.wait(1, &stop).await);
         assert!(!RateLimiter::new(None).wait(1, &stop).await);
     }
 }

@@ -1,4 +1,4 @@
-//! Going through the dead letters, a page at a time: what a run holds does not grow with what Redis holds.
+//! Scan of dead letters, page by page, so that memory does not grow with the size of the streams.
 
 use std::collections::{BTreeSet, VecDeque};
 
@@ -9,29 +9,30 @@ use shared::queue::{DeadLetter, PlatformKeys, Queue, StreamEntry};
 use crate::exit_code::ToolError;
 use crate::select::Selection;
 
-/// Entries of the first page, before anything is known of their size.
+/// Entries of the first page, when their size is unknown.
 const FIRST_PAGE_ENTRIES: usize = 16;
 /// Most entries of a page.
 const MAX_PAGE_ENTRIES: usize = 500;
-/// What a page should weigh.
+/// Size that pages should have.
 const TARGET_PAGE_BYTES: usize = 4 * 1024 * 1024;
 
-/// How many entries the next page should have, so that pages weigh about the same however large bodies are.
+/// Page size in entries, adapted so that pages have about the same size in bytes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PageSize(usize);
 
 impl PageSize {
-    /// Careful.
+    /// Starts with a small page.
     pub(crate) fn new() -> Self {
         Self(FIRST_PAGE_ENTRIES)
     }
 
-    /// Entries of the next page.
+    /// Returns the number of entries of the next page.
     pub(crate) fn entries(self) -> usize {
         self.0
     }
 
-    /// Learns from a page of `entries` that weighed `bytes`. Grows slowly, since the next entries may be larger.
+    /// Adapts to a page of `entries` entries and `bytes` bytes. Grows slowly, since the next
+    /// entries may be larger.
     pub(crate) fn adapt(&mut self, entries: usize, bytes: usize) {
         if let Some(each) = bytes.checked_div(entries) {
             let fits = TARGET_PAGE_BYTES / each.max(1);
@@ -40,28 +41,28 @@ impl PageSize {
     }
 }
 
-/// A walk over platforms, in order, and over each one's dead letters, oldest first.
+/// Scan over platforms in their order, and over the dead letters of each, oldest first.
 #[derive(Debug)]
 pub(crate) struct DeadLetterScan {
     queue: Queue,
     platforms: VecDeque<PlatformName>,
     selection: Selection,
     after: Option<StreamId>,
-    /// Ids asked for that were looked at on this platform.
-    asked: usize,
+    /// Number of requested ids that were looked up on this platform.
+    looked_up: usize,
     size: PageSize,
     left: u64,
     found: BTreeSet<StreamId>,
 }
 
 impl DeadLetterScan {
-    /// A walk over `platforms`.
+    /// Creates a scan over `platforms`.
     pub(crate) fn new(queue: Queue, platforms: Vec<PlatformName>, selection: Selection) -> Self {
         Self {
             queue,
             platforms: platforms.into(),
             after: selection.after(),
-            asked: 0,
+            looked_up: 0,
             size: PageSize::new(),
             left: selection.limit().unwrap_or(u64::MAX),
             selection,
@@ -69,13 +70,13 @@ impl DeadLetterScan {
         }
     }
 
-    /// The next matches, at least one, all of one platform; `None` at the end.
+    /// Returns the next matches: at least one, all of one platform. Returns `None` at the end.
     pub(crate) async fn next(&mut self) -> Result<Option<Vec<DeadLetter>>, ToolError> {
         let Some((platform, entries)) = self.next_raw().await? else { return Ok(None) };
         Ok(Some(entries.into_iter().map(|entry| DeadLetter::decode(&platform, entry)).collect()))
     }
 
-    /// As [`Self::next`], with all fields as they are.
+    /// Returns the next matches like [`Self::next`], without decoding them.
     pub(crate) async fn next_raw(
         &mut self,
     ) -> Result<Option<(PlatformName, Vec<StreamEntry>)>, ToolError> {
@@ -99,17 +100,17 @@ impl DeadLetterScan {
         Ok(None)
     }
 
-    /// Whether the limit ended the walk, so that there may be more.
+    /// Returns true if `--limit` ended the scan.
     pub(crate) fn hit_limit(&self) -> bool {
         self.left == 0
     }
 
-    /// Ids that were asked for and did not match anywhere.
+    /// Returns the requested ids without a match.
     pub(crate) fn missing(&self) -> Vec<StreamId> {
         self.selection.ids().iter().copied().filter(|id| !self.found.contains(id)).collect()
     }
 
-    /// Reads one page, and moves on behind it.
+    /// Reads one page and advances.
     async fn page(&mut self, platform: &PlatformName) -> Result<Vec<StreamEntry>, ToolError> {
         let keys = self.queue.keys(platform);
         let most = self.size.entries();
@@ -125,7 +126,7 @@ impl DeadLetterScan {
         if ended {
             self.platforms.pop_front();
             self.after = self.selection.after();
-            self.asked = 0;
+            self.looked_up = 0;
         }
         Ok(entries)
     }
@@ -136,10 +137,10 @@ impl DeadLetterScan {
         most: usize,
     ) -> Result<(Vec<StreamEntry>, bool), ToolError> {
         let ids: Vec<StreamId> =
-            self.selection.ids().iter().copied().skip(self.asked).take(most).collect();
-        self.asked += ids.len();
+            self.selection.ids().iter().copied().skip(self.looked_up).take(most).collect();
+        self.looked_up += ids.len();
         let found = self.queue.find_dead_letters(keys, &ids).await?;
-        Ok((found.into_iter().flatten().collect(), self.asked >= self.selection.ids().len()))
+        Ok((found.into_iter().flatten().collect(), self.looked_up >= self.selection.ids().len()))
     }
 }
 

@@ -1,14 +1,18 @@
-//! Which dead letters: the conditions of the command line against one entry. Pure.
+//! Matching of dead letters against the conditions of the command line.
 //!
-//! Guarantee: every condition holds for what is selected; a field that an entry does not have meets no condition on it,
-//! but for the time of death, which is then the time of its stream id.
+//! # Guarantees
+//!
+//! - A selected dead letter meets every kind of condition
+//!   (`selection_values_are_ored_and_conditions_anded`).
+//! - An absent field meets no condition on it. The time of an entry without `failed_at` is the time
+//!   of its id (`absent_field_matches_only_time_conditions`).
 
 use shared::event::{Millis, StreamId};
 use shared::queue::DeadLetter;
 
 use crate::cli::SelectionArgs;
 
-/// The conditions, with "ago" resolved.
+/// Conditions, with ages resolved to times.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Selection {
     ids: Vec<StreamId>,
@@ -23,7 +27,7 @@ pub(crate) struct Selection {
 }
 
 impl Selection {
-    /// What `args` ask for, at the server's time `now`.
+    /// Creates the selection that `args` describe, at the server's time `now`.
     pub(crate) fn new(args: &SelectionArgs, now: Millis) -> Self {
         let mut ids = args.id.clone();
         ids.sort_unstable();
@@ -41,12 +45,12 @@ impl Selection {
         }
     }
 
-    /// The ids asked for, sorted; empty: any.
+    /// Returns the requested ids, sorted; empty for any id.
     pub(crate) fn ids(&self) -> &[StreamId] {
         &self.ids
     }
 
-    /// Whether every dead letter meets it (the limit is the caller's to count).
+    /// Returns true if every dead letter matches. `--limit` is left to the caller.
     pub(crate) fn is_everything(&self) -> bool {
         self.ids.is_empty()
             && self.event_ids.is_empty()
@@ -58,18 +62,19 @@ impl Selection {
             && self.contains.is_none()
     }
 
-    /// How many at most.
+    /// Returns the largest number of dead letters.
     pub(crate) fn limit(&self) -> Option<u64> {
         self.limit
     }
 
-    /// After which id a stream has to be looked at. An entry's id is never older than its death, so nothing is missed.
+    /// Returns the id after which a stream must be read. An entry's id is never older than its time
+    /// of failure, so no match is missed.
     pub(crate) fn after(&self) -> Option<StreamId> {
         let ms = u64::try_from(self.since?).ok()?.checked_sub(1)?;
         Some(StreamId { ms, seq: u64::MAX })
     }
 
-    /// Whether `letter` meets every condition (the limit is the caller's to count).
+    /// Returns true if `letter` meets every condition. `--limit` is left to the caller.
     pub(crate) fn matches(&self, letter: &DeadLetter) -> bool {
         let died = letter.dead_lettered_at();
         (self.ids.is_empty() || self.ids.binary_search(&letter.id).is_ok())

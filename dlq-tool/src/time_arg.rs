@@ -1,4 +1,4 @@
-//! Instants as an operator types them: RFC 3339, or how long ago (`15m`, `24h`).
+//! Times on the command line: RFC 3339, or an age (`15m`, `24h`).
 
 use std::str::FromStr;
 
@@ -7,7 +7,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use time::macros::format_description;
 
-/// An instant, absolute or counted back from now.
+/// A time, absolute or as an age.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum TimeArg {
     /// Milliseconds since the epoch.
@@ -16,13 +16,14 @@ pub(crate) enum TimeArg {
     Ago(Millis),
 }
 
-/// A text that is neither.
+/// Text that is neither a time nor an age.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("neither a time (2026-01-31T12:00:00Z) nor how long ago (90s, 15m, 24h, 7d, 2w)")]
+#[error("expected a time (2026-01-31T12:00:00Z) or an age (90s, 15m, 24h, 7d, 2w)")]
 pub(crate) struct TimeArgError;
 
 impl TimeArg {
-    /// The instant, given what time it is at the server that stamped the dead letters.
+    /// Returns the time in ms, counting back from `now`, the time of the server that stamped the
+    /// dead letters.
     pub(crate) fn resolve(self, now: Millis) -> Millis {
         match self {
             Self::At(instant) => instant,
@@ -62,7 +63,7 @@ fn parse_ago(text: &str) -> Option<Millis> {
     digits.parse::<Millis>().ok()?.checked_mul(seconds * 1000)
 }
 
-/// `2026-01-31T12:00:00Z`; an instant that no calendar holds is printed as the number it is.
+/// Formats a time as `2026-01-31T12:00:00Z`, or as a number if it is outside the calendar.
 pub(crate) fn format_seconds(instant: Millis) -> String {
     let format = format_description!("[year]-[month]-[day]T[hour]:[minute]:[second]Z");
     to_date_time(instant)
@@ -70,7 +71,7 @@ pub(crate) fn format_seconds(instant: Millis) -> String {
         .unwrap_or_else(|| instant.to_string())
 }
 
-/// `2026-01-31T12:00:00.000Z`.
+/// Formats a time as `2026-01-31T12:00:00.000Z`.
 pub(crate) fn format_millis(instant: Millis) -> String {
     let format =
         format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");

@@ -1,4 +1,4 @@
-//! What the tool says when it needs no Redis: its help, its usage errors, and how it ends without one.
+//! Help, usage errors and exit codes of the tool without Redis.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -36,7 +36,7 @@ fn help() {
     ] {
         let output = run(words, &[]);
         assert_eq!(output.status.code(), Some(0), "{words:?}");
-        assert!(output.stderr.is_empty(), "help that was asked for is data");
+        assert!(output.stderr.is_empty(), "requested help must go to stdout");
         insta::assert_snapshot!(name, text(&output.stdout));
     }
 }
@@ -77,7 +77,7 @@ fn top_needs_a_terminal() {
     insta::assert_snapshot!(refused(2, &["top"], &[]), @"dlq-tool: top needs a terminal; stats and watch do without");
 }
 
-/// Standard error of a run that must end with `code` and print no data.
+/// Returns stderr of a run that must exit with `code` and print no data.
 #[track_caller]
 fn refused(code: i32, words: &[&str], variables: &[(&str, &str)]) -> String {
     let output = run(words, variables);
@@ -97,7 +97,7 @@ fn usage_errors_are_explained() {
     For more information, try '--help'.
     ");
     insta::assert_snapshot!(refused(2, &["list", "--since", "yesterday"], &[]), @"
-    error: invalid value 'yesterday' for '--since <TIME>': neither a time (2026-01-31T12:00:00Z) nor how long ago (90s, 15m, 24h, 7d, 2w)
+    error: invalid value 'yesterday' for '--since <TIME>': expected a time (2026-01-31T12:00:00Z) or an age (90s, 15m, 24h, 7d, 2w)
 
     For more information, try '--help'.
     ");

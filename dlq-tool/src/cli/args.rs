@@ -1,4 +1,4 @@
-//! The flags of each verb.
+//! Flags of each verb.
 
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -15,69 +15,70 @@ use crate::time_arg::TimeArg;
 
 const RATE_RANGE: RangeInclusive<i64> = 1..=100_000;
 
-/// Which dead letters: an entry must meet every kind of condition given; several values of one kind are alternatives.
+/// Conditions that select dead letters. All kinds of conditions given must hold; several values of
+/// one kind are alternatives.
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Selection (all conditions must hold)")]
 pub(crate) struct SelectionArgs {
-    /// Only this platform; may be repeated. Default: all
+    /// Only this platform; repeatable. Default: all
     #[arg(long, value_name = "P", value_parser = platform)]
     pub(crate) platform: Vec<PlatformName>,
-    /// These dead letters, by the ID that `list` shows
+    /// Only these dead letters, by the ID that `list` shows
     #[arg(long, value_name = "ID", num_args = 1.., value_parser = stream_id)]
     pub(crate) id: Vec<StreamId>,
-    /// The provider's event id; may be repeated
+    /// Only this event id; repeatable
     #[arg(long, value_name = "EVENT_ID")]
     pub(crate) event_id: Vec<String>,
-    /// The event type; may be repeated
+    /// Only this event type; repeatable
     #[arg(long, value_name = "TYPE")]
     pub(crate) event_type: Vec<String>,
-    /// Why it died; may be repeated
+    /// Only this error code; repeatable
     #[arg(long, value_name = "CODE", value_parser = codes())]
     pub(crate) error_code: Vec<DeadLetterCode>,
-    /// Died at or after this time (2026-01-31T12:00:00Z), or this long ago (15m, 24h, 7d)
+    /// Dead-lettered at or after this time (2026-01-31T12:00:00Z or an age: 15m, 24h, 7d)
     #[arg(long, value_name = "TIME")]
     pub(crate) since: Option<TimeArg>,
-    /// Died before this time, or longer ago than this
+    /// Dead-lettered before this time
     #[arg(long, value_name = "TIME")]
     pub(crate) until: Option<TimeArg>,
-    /// Was executed at least so often
+    /// At least this number of attempts
     #[arg(long, value_name = "N")]
     pub(crate) min_attempts: Option<u32>,
-    /// The body contains this text, as it is written there
+    /// The body contains this text, byte for byte
     #[arg(long, value_name = "TEXT")]
     pub(crate) contains: Option<String>,
-    /// At most so many, oldest first, platform by platform
+    /// At most this number of dead letters, oldest first, platform by platform
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) limit: Option<u64>,
 }
 
-/// `stats`.
+/// Flags of `stats`.
 #[derive(Debug, Args)]
 pub(crate) struct StatsArgs {
-    /// Only this platform; may be repeated. Default: all
+    /// Only this platform; repeatable. Default: all
     #[arg(long, value_name = "P", value_parser = platform)]
     pub(crate) platform: Vec<PlatformName>,
 }
 
-/// `list`.
+/// Flags of `list`.
 #[derive(Debug, Args)]
 pub(crate) struct ListArgs {
     #[command(flatten)]
     pub(crate) selection: SelectionArgs,
 }
 
-/// `show`.
+/// Flags of `show`.
 #[derive(Debug, Args)]
 pub(crate) struct ShowArgs {
     /// The ID that `list` shows
     #[arg(value_name = "ID", value_parser = stream_id)]
     pub(crate) id: StreamId,
-    /// The platform, where several have a dead letter of that ID
+    /// The platform; required if several have a dead letter of this ID
     #[arg(long, value_name = "P", value_parser = platform)]
     pub(crate) platform: Option<PlatformName>,
 }
 
-/// `replay`.
+/// Flags of `replay`.
 #[derive(Debug, Args)]
 pub(crate) struct ReplayArgs {
     #[command(flatten)]
@@ -85,18 +86,23 @@ pub(crate) struct ReplayArgs {
     /// Show what would be replayed, and change nothing
     #[arg(long, help_heading = "Replay")]
     pub(crate) dry_run: bool,
-    /// Do not ask. Needed for more than one entry where nobody can answer (no terminal)
+    /// Do not ask for confirmation. Required for more than one entry without a terminal
     #[arg(long, short = 'y', help_heading = "Replay")]
     pub(crate) yes: bool,
-    /// At most so many per second
-    #[arg(long, help_heading = "Replay", value_name = "N", value_parser = clap::value_parser!(u32).range(RATE_RANGE))]
+    /// At most this number per second
+    #[arg(
+        long,
+        help_heading = "Replay",
+        value_name = "N",
+        value_parser = clap::value_parser!(u32).range(RATE_RANGE)
+    )]
     pub(crate) rate: Option<u32>,
-    /// Put this into the body first: a JSON pointer and a value; may be repeated
+    /// Edit the body first: a JSON pointer and a value; repeatable
     #[arg(long, help_heading = "Replay", value_name = "/POINTER=VALUE")]
     pub(crate) set: Vec<Edit>,
 }
 
-/// `purge`.
+/// Flags of `purge`.
 #[derive(Debug, Args)]
 pub(crate) struct PurgeArgs {
     #[command(flatten)]
@@ -104,51 +110,56 @@ pub(crate) struct PurgeArgs {
     /// Show what would be removed, and change nothing
     #[arg(long, help_heading = "Purge")]
     pub(crate) dry_run: bool,
-    /// Do not ask. Needed for more than one entry where nobody can answer (no terminal)
+    /// Do not ask for confirmation. Required for more than one entry without a terminal
     #[arg(long, short = 'y', help_heading = "Purge")]
     pub(crate) yes: bool,
-    /// Write them to this new file first, as `export` does; `-`: to standard output
+    /// First write the entries to this new file, as `export` does; `-` is standard output
     #[arg(long, help_heading = "Purge", value_name = "FILE")]
     pub(crate) export: Option<PathBuf>,
 }
 
-/// `export`.
+/// Flags of `export`.
 #[derive(Debug, Args)]
 pub(crate) struct ExportArgs {
     #[command(flatten)]
     pub(crate) selection: SelectionArgs,
 }
 
-/// `import`.
+/// Flags of `import`.
 #[derive(Debug, Args)]
 pub(crate) struct ImportArgs {
-    /// Do not ask. Needed for more than one entry where nobody can answer (no terminal)
+    /// Do not ask for confirmation. Required for more than one entry without a terminal
     #[arg(long, short = 'y')]
     pub(crate) yes: bool,
 }
 
-/// `watch`.
+/// Flags of `watch`.
 #[derive(Debug, Args)]
 pub(crate) struct WatchArgs {
     #[command(flatten)]
     pub(crate) selection: SelectionArgs,
 }
 
-/// `top`.
+/// Flags of `top`.
 #[derive(Debug, Args)]
 pub(crate) struct TopArgs {
-    /// Only this platform; may be repeated. Default: all
+    /// Only this platform; repeatable. Default: all
     #[arg(long, value_name = "P", value_parser = platform)]
     pub(crate) platform: Vec<PlatformName>,
-    /// How often numbers are read, in ms
-    #[arg(long, value_name = "MS", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(100..=60_000))]
+    /// Interval between two readings, in ms
+    #[arg(
+        long,
+        value_name = "MS",
+        default_value_t = 1000,
+        value_parser = clap::value_parser!(u64).range(100..=60_000)
+    )]
     pub(crate) every: u64,
 }
 
-/// `completions`.
+/// Flags of `completions`.
 #[derive(Debug, Args)]
 pub(crate) struct CompletionsArgs {
-    /// For which shell
+    /// Name of the shell
     #[arg(value_name = "SHELL")]
     pub(crate) shell: Shell,
 }
@@ -162,7 +173,7 @@ fn platform(text: &str) -> Result<PlatformName, UnknownName> {
     PlatformName::queue(text)
 }
 
-/// A bare number means sequence 0, as it does in Redis.
+/// Parses a stream id. A bare number means sequence 0, as in Redis.
 fn stream_id(text: &str) -> Result<StreamId, shared::event::StreamIdError> {
     text.parse().or_else(|error| format!("{text}-0").parse().map_err(|_| error))
 }

@@ -1,4 +1,4 @@
-//! What `replay` and `purge` have in common: considering what is selected, and accounting for what became of it.
+//! Common part of `replay` and `purge`: planning what is selected, and reporting the result.
 
 use std::io;
 
@@ -13,27 +13,29 @@ use crate::output::table::{TableColumn, TextTable};
 use crate::output::{OutputWriter, count_noun, eprint_line, ignore_broken_pipe};
 use crate::plan::BulkPlan;
 
-/// What is to be considered.
+/// Selection of a bulk run.
 pub(super) struct BulkRequest<'a> {
-    /// Which dead letters.
     pub(super) selection: &'a SelectionArgs,
-    /// Show them.
+    /// Lists the selected dead letters instead of changing them.
     pub(super) dry_run: bool,
 }
 
-/// Notes what is selected, and shows it if that is all that is wanted. `None`: nothing matched. With it: whether every
-/// id that was asked for is there, and with `editor` whether each can be edited.
+/// Collects the selected dead letters into a plan, and lists them for a dry run. Returns `None` if
+/// nothing matched.
+///
+/// The outcome is `Incomplete` if an id asked for is missing, or if `editor` cannot edit a dead
+/// letter of a dry run.
 pub(super) async fn build_plan(
     session: &mut ToolSession,
-    what: BulkRequest<'_>,
+    request: BulkRequest<'_>,
     editor: Option<&Editor>,
 ) -> Result<Option<(BulkPlan, RunOutcome)>, ToolError> {
-    let mut scan = session.scan(what.selection).await?;
-    let (mut plan, mut rows, mut unfit) = (BulkPlan::default(), ListPrinter::new(), 0_u64);
+    let mut scan = session.scan(request.selection).await?;
+    let (mut plan, mut rows, mut uneditable) = (BulkPlan::default(), ListPrinter::new(), 0_u64);
     while let Some(letters) = scan.next().await? {
         letters.iter().for_each(|letter| plan.add(letter));
-        if what.dry_run {
-            unfit += editor.map_or(0, |editor| eprint_uneditable(editor, &letters));
+        if request.dry_run {
+            uneditable += editor.map_or(0, |editor| eprint_uneditable(editor, &letters));
             rows.add(&mut session.screen, &letters)?;
         }
     }
@@ -42,23 +44,23 @@ pub(super) async fn build_plan(
         return Ok(None);
     }
     eprint_total(&scan, plan.remaining() as u64);
-    let complete = scan.missing().is_empty() && unfit == 0;
+    let complete = scan.missing().is_empty() && uneditable == 0;
     Ok(Some((plan, if complete { RunOutcome::Done } else { RunOutcome::Incomplete })))
 }
 
-/// Names those that cannot be edited.
+/// Reports the dead letters that cannot be edited, and returns their number.
 fn eprint_uneditable(editor: &Editor, letters: &[DeadLetter]) -> u64 {
-    let mut unfit = 0;
+    let mut uneditable = 0;
     for letter in letters {
         if let Err(reason) = editor.fields(letter) {
             eprint_line(&format!("{} {}: {reason}", letter.platform, letter.id));
-            unfit += 1;
+            uneditable += 1;
         }
     }
-    unfit
+    uneditable
 }
 
-/// Says what [`report`] prints, where stdout is for something else.
+/// Prints the result of [`report`] to stderr, for a run whose stdout holds data.
 pub(super) fn eprint_report(plan: &BulkPlan, done: &str) {
     for part in &plan.platforms {
         let (platform, count) =
@@ -67,7 +69,7 @@ pub(super) fn eprint_report(plan: &BulkPlan, done: &str) {
     }
 }
 
-/// A row per platform; `failed`: with a column for those that could not be done.
+/// Prints a row per platform. `failed` adds a column for entries that could not be processed.
 pub(super) fn report(
     screen: &mut OutputWriter,
     plan: &BulkPlan,
@@ -119,7 +121,8 @@ fn table(
     screen.flush()
 }
 
-/// Says what others did meanwhile, what was left, and how the run ends. `doubt`: what may have become of those in hand when Redis went away.
+/// Reports entries removed by others and entries left over, and returns how the run ends. `doubt`
+/// describes the entries in flight when Redis became unavailable.
 pub(super) fn conclude(
     plan: &BulkPlan,
     result: Result<(), ToolError>,
@@ -134,7 +137,7 @@ pub(super) fn conclude(
     if left > 0 {
         let left = count_noun(left as u64, "dead letter", "dead letters");
         eprint_line(&match &result {
-            Ok(()) => format!("stopped; left as they are: {left}"),
+            Ok(()) => format!("stopped; unchanged: {left}"),
             Err(_) => format!("stopped; not confirmed: {left}. {doubt}"),
         });
     }

@@ -1,7 +1,17 @@
-//! Edited replays: which fields a dead letter gets on its way back.
+//! Edited replays: computes the fields that an edited dead letter gets.
 //!
-//! Guarantee: event id and origin stay, so the event keeps its identity and its place; type and time are what the edited
-//! body says, by the platform's definition. A platform without a definition here keeps both, and that is said.
+//! # Guarantees
+//!
+//! - Event id and origin stay, so the event keeps its identity and its place. Event type and time
+//!   are derived from the edited body by the platform's definition
+//!   (`edited_event_takes_effect_once`).
+//! - An edit that cannot be applied is reported and changes nothing
+//!   (`invalid_edit_is_reported_and_changes_nothing`).
+//!
+//! # Design
+//!
+//! Without a definition of the platform, event type and time stay as they are, and the tool says so
+//! once per platform.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,17 +29,17 @@ use crate::edit::{Edit, apply};
 use crate::exit_code::ToolError;
 use crate::output::eprint_line;
 
-/// The edits, and the definitions that tell what comes of them.
+/// Edits, and the definitions by which type and time are derived.
 #[derive(Debug)]
 pub(super) struct Editor {
     edits: Vec<Edit>,
     registry: Registry,
-    /// Platforms of which it was said that they have no definition here.
+    /// Platforms whose missing definition was reported.
     unknown: RefCell<BTreeSet<PlatformName>>,
 }
 
 impl Editor {
-    /// Reads the definitions: the bundled ones, those of `PLATFORMS_FILE`, and those that are registered in Redis.
+    /// Reads the definitions: bundled, from `PLATFORMS_FILE`, and registered in Redis.
     pub(super) async fn new(queue: &Queue, edits: Vec<Edit>) -> Result<Self, ToolError> {
         let env = Env::from_process();
         let file = env.opt("PLATFORMS_FILE").map(PathBuf::from);
@@ -42,9 +52,10 @@ impl Editor {
         Ok(Self { edits, registry, unknown: RefCell::default() })
     }
 
-    /// The fields that change in `letter`; or why it cannot be edited so, without a word of what it says.
+    /// Returns the fields that change in `letter`, or why it cannot be edited. The reason quotes
+    /// nothing of the body.
     pub(super) fn fields(&self, letter: &DeadLetter) -> Result<BTreeMap<String, Vec<u8>>, String> {
-        let body = letter.body.as_ref().ok_or("it has no body")?;
+        let body = letter.body.as_ref().ok_or("the field body is missing")?;
         let edited = apply(&body.0, &self.edits).map_err(|error| error.to_string())?;
         let mut fields = BTreeMap::from([("edited".to_owned(), b"1".to_vec())]);
         match self
@@ -53,21 +64,21 @@ impl Editor {
             .filter(|found| found.name == letter.platform)
         {
             Some(platform) => {
-                let received_at =
-                    letter.received_at.ok_or("it does not say when it was received")?;
+                let received_at = letter.received_at.ok_or("the field received_at is missing")?;
                 let was = Derived {
                     event_type: letter.event_type.clone().unwrap_or_default(),
                     occurred_at: letter.occurred_at.unwrap_or(received_at),
                 };
                 let now = derive(platform, &edited, &was, received_at)
-                    .map_err(|error| format!("the edited body is no event: {error}"))?;
+                    .map_err(|error| format!("the edited body is not a valid event: {error}"))?;
                 fields.insert("event_type".to_owned(), now.event_type.into_bytes());
                 fields.insert("occurred_at".to_owned(), now.occurred_at.to_string().into_bytes());
             }
             None => {
                 if self.unknown.borrow_mut().insert(letter.platform.clone()) {
                     eprint_line(&format!(
-                        "{}: no definition here (is PLATFORMS_FILE set?); event type and time stay as they are",
+                        "{}: no definition found (is PLATFORMS_FILE set?); event type and time \
+                         stay as they are",
                         letter.platform
                     ));
                 }

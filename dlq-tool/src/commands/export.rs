@@ -1,4 +1,4 @@
-//! `export`: dead letters as lines that `import` makes the same dead letters of.
+//! `export`: writes dead letters as lines that `import` restores.
 
 use std::io;
 
@@ -10,7 +10,7 @@ use crate::cli::ExportArgs;
 use crate::exit_code::{RunOutcome, ToolError};
 use crate::output::escaped_json_lines;
 
-/// Writes what is selected, page by page.
+/// Writes the selected dead letters, page by page.
 pub(super) async fn run(
     session: &mut ToolSession,
     args: ExportArgs,

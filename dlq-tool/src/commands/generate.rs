@@ -1,4 +1,4 @@
-//! `completions` and `man`: what is known of the command line, for shells and for readers. Neither needs a Redis.
+//! `completions` and `man`: generated from the command line. Neither needs Redis.
 
 use std::io::{self, Write};
 
@@ -20,7 +20,7 @@ pub(super) fn man() -> Result<RunOutcome, ToolError> {
     let mut command = ToolArgs::command();
     command.build();
     let mut page = Vec::new();
-    // All but the list of subcommands, which would name pages that are parts of this one.
+    // The list of subcommands is left out: it names pages that are sections of this page.
     let man = Man::new(command.clone());
     man.render_title(&mut page)?;
     man.render_name_section(&mut page)?;
@@ -34,7 +34,7 @@ pub(super) fn man() -> Result<RunOutcome, ToolError> {
     print(&page)
 }
 
-/// A verb's part of the page: its sections, one level down.
+/// Writes a verb's sections, one level down.
 fn section(verb: &Command, page: &mut Vec<u8>) -> io::Result<()> {
     let mut text = Vec::new();
     let man = Man::new(verb.clone());

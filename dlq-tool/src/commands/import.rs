@@ -1,7 +1,11 @@
-//! `import`: what was exported is a dead letter again.
+//! `import`: restores exported dead letters.
 //!
-//! Guarantee: a line becomes a dead letter with the very fields that were exported, or it is refused and named; nothing
-//! is half imported. Running an import again adds nothing that is here.
+//! # Guarantees
+//!
+//! - A line becomes a dead letter with exactly the exported fields, or it is reported and skipped
+//!   (`exported_dead_letters_are_imported_unchanged`,
+//!   `unreadable_line_is_reported_and_others_are_imported`).
+//! - A repeated import adds nothing that is still there (`purged_dead_letters_are_imported_once`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, BufRead, Read};
@@ -22,15 +26,16 @@ use crate::output::table::{TableColumn, TextTable};
 use crate::output::{OutputWriter, count_noun, eprint_line, ignore_broken_pipe, json};
 use crate::progress::ProgressIndicator;
 
-/// Longest line: a body of a megabyte, escaped as badly as can be, and everything beside it.
+/// Longest line in bytes. A body of 1 MiB in its longest escaped form fits, with all other fields.
 const MAX_LINE_BYTES: u64 = 64 * 1024 * 1024;
 /// U+FEFF in UTF-8.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
-/// Lines that are imported together, and bytes of them. Up to thirty, `join_all` sends in order, and so they stay.
+/// Most lines, and bytes of them, that are imported together. `join_all` polls up to 30 futures in
+/// order, so the calls are sent in the order of the lines.
 const MAX_BATCH_LINES: usize = 30;
 const MAX_BATCH_BYTES: usize = 4 * 1024 * 1024;
 
-/// Reads, asks before the second one, and imports.
+/// Reads the input, asks for confirmation if there is a second line, and imports.
 pub(super) async fn run(
     session: &mut ToolSession,
     args: ImportArgs,
@@ -38,7 +43,7 @@ pub(super) async fn run(
     let mut input = LineReader::open();
     let Some(first) = input.next().await? else { return nothing() };
     let second = input.next().await?;
-    // How many there are is known only at the end; whether there are several, already here.
+    // The total is known only at the end, but two lines already need a confirmation.
     if second.is_some()
         && let ConfirmAnswer::No =
             confirm::ask_on_tty("Import all dead letters from standard input", "import", args.yes)?
@@ -53,29 +58,29 @@ pub(super) async fn run(
         refused: 0,
         known: BTreeSet::new(),
     };
-    let mut held: Vec<NumberedLine> = std::iter::once(first).chain(second).collect();
+    let mut batch: Vec<NumberedLine> = std::iter::once(first).chain(second).collect();
     let result = loop {
-        let mut bytes: usize = held.iter().map(|line| line.bytes.len()).sum();
-        while held.len() < MAX_BATCH_LINES && bytes < MAX_BATCH_BYTES {
+        let mut bytes: usize = batch.iter().map(|line| line.bytes.len()).sum();
+        while batch.len() < MAX_BATCH_LINES && bytes < MAX_BATCH_BYTES {
             let next = tokio::select! {
                 next = input.next() => next?,
                 () = stop.cancelled() => None,
             };
             let Some(line) = next else { break };
             bytes += line.bytes.len();
-            held.push(line);
+            batch.push(line);
         }
-        if held.is_empty() || stop.is_cancelled() {
+        if batch.is_empty() || stop.is_cancelled() {
             break Ok(());
         }
-        if let Err(failure) = run.take(session, std::mem::take(&mut held)).await {
+        if let Err(failure) = run.take(session, std::mem::take(&mut batch)).await {
             break Err(failure);
         }
     };
     run.progress.end();
     ignore_broken_pipe(run.report(&mut session.screen))?;
     if stop.is_cancelled() {
-        eprint_line("stopped; running it again goes on where it was");
+        eprint_line("stopped; run it again to continue");
     }
     if result.is_err() {
         eprint_line(&format!(
@@ -97,13 +102,14 @@ fn nothing() -> Result<RunOutcome, ToolError> {
     Ok(RunOutcome::NothingMatched)
 }
 
-/// A line of the input, with its number from 1.
+/// A line of the input with its number, counted from 1.
 struct NumberedLine {
     number: u64,
     bytes: Vec<u8>,
 }
 
-/// Lines that are not blank, read by a thread of its own: reading a pipe must not keep Ctrl-C waiting.
+/// Reader of the lines that are not blank. It runs in its own thread, so that a blocked pipe does
+/// not delay Ctrl-C.
 struct LineReader {
     lines: mpsc::Receiver<io::Result<NumberedLine>>,
 }
@@ -116,7 +122,7 @@ impl LineReader {
             for number in 1.. {
                 let mut bytes = Vec::new();
                 let read = (&mut input).take(MAX_LINE_BYTES).read_until(b'\n', &mut bytes);
-                // Editors and shells put one at the beginning of a file.
+                // Some editors and shells write one at the beginning of a file.
                 if bytes.starts_with(BYTE_ORDER_MARK) {
                     bytes.drain(..BYTE_ORDER_MARK.len());
                 }
@@ -166,12 +172,13 @@ struct ImportRun {
     progress: ProgressIndicator,
     totals: BTreeMap<PlatformName, ImportTotals>,
     refused: u64,
-    /// Platforms that are in the index.
+    /// Platforms already added to the index of platforms.
     known: BTreeSet<PlatformName>,
 }
 
 impl ImportRun {
-    /// Imports some lines, in their order; all that can be known of them is said, also where Redis goes away.
+    /// Imports a batch of lines in their order. Reports every known result, also if Redis becomes
+    /// unavailable.
     async fn take(
         &mut self,
         session: &mut ToolSession,
@@ -292,13 +299,13 @@ impl ImportRun {
     }
 }
 
-/// What `--output json` says of one line.
+/// Record of one line for `--output json`.
 #[derive(Debug, Default, Serialize)]
 struct ImportLineReport<'a> {
     line: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     platform: Option<&'a PlatformName>,
-    /// The id it had where it was exported.
+    /// Id of the dead letter in the system that exported it.
     #[serde(skip_serializing_if = "Option::is_none")]
     id: Option<StreamId>,
     result: &'static str,

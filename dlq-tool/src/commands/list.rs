@@ -1,4 +1,4 @@
-//! `list`: a row per dead letter.
+//! `list`: prints a row per dead letter.
 
 use std::io;
 
@@ -12,10 +12,10 @@ use crate::output::{OutputWriter, count_noun, eprint_line, json};
 use crate::scan::DeadLetterScan;
 use crate::time_arg;
 
-/// Rows that are laid out together.
+/// Rows that are aligned together.
 const PAGE_ROWS: usize = 500;
 
-/// Prints what is selected, page by page.
+/// Prints the selected dead letters, page by page.
 pub(super) async fn run(
     session: &mut ToolSession,
     args: ListArgs,
@@ -40,7 +40,7 @@ pub(super) async fn run(
     Ok(RunOutcome::Done)
 }
 
-/// How many there were, and whether there may be more.
+/// Reports the number of dead letters, whether `--limit` was reached, and the ids without a match.
 pub(super) fn eprint_total(scan: &DeadLetterScan, count: u64) {
     let more = if scan.hit_limit() { " (--limit reached, there may be more)" } else { "" };
     eprint_line(&format!("{}{more}", count_noun(count, "dead letter", "dead letters")));
@@ -49,15 +49,16 @@ pub(super) fn eprint_total(scan: &DeadLetterScan, count: u64) {
     }
 }
 
-/// Dead letters as objects, or as rows of a table, which are held back until there are enough to lay them out.
+/// Printer of dead letters, as JSON objects or as rows of a table. Rows are buffered until they
+/// fill a page.
 #[derive(Debug)]
 pub(super) struct ListPrinter {
     table: TextTable<8>,
-    held: Vec<[String; 8]>,
+    buffered: Vec<[String; 8]>,
 }
 
 impl ListPrinter {
-    /// Nothing printed yet.
+    /// Creates a printer for a list of unknown length.
     pub(super) fn new() -> Self {
         let table = TextTable::new([
             TableColumn::text("ID", 41),
@@ -69,17 +70,17 @@ impl ListPrinter {
             TableColumn::number("REPLAYS"),
             TableColumn::text("FAILED AT", 24),
         ]);
-        Self { table, held: Vec::new() }
+        Self { table, buffered: Vec::new() }
     }
 
-    /// As [`Self::new`], laid out for rows that come one by one.
+    /// Creates a printer with reserved column widths, for rows that arrive one by one.
     pub(super) fn for_watch() -> Self {
         let mut rows = Self::new();
         rows.table.reserve([20, 8, 20, 24, 36, 8, 7, 20]);
         rows
     }
 
-    /// Takes some more, and prints what is enough for a page.
+    /// Adds dead letters, and prints a page if it is full.
     pub(super) fn add(
         &mut self,
         screen: &mut OutputWriter,
@@ -89,14 +90,14 @@ impl ListPrinter {
             letters.iter().try_for_each(|letter| json::line(screen, letter))?;
             return screen.flush();
         }
-        self.held.extend(letters.iter().map(row));
-        if self.held.len() < PAGE_ROWS { Ok(()) } else { self.finish(screen) }
+        self.buffered.extend(letters.iter().map(row));
+        if self.buffered.len() < PAGE_ROWS { Ok(()) } else { self.finish(screen) }
     }
 
-    /// Prints what is held back.
+    /// Prints the buffered rows.
     pub(super) fn finish(&mut self, screen: &mut OutputWriter) -> io::Result<()> {
-        self.table.page(screen, &self.held)?;
-        self.held.clear();
+        self.table.page(screen, &self.buffered)?;
+        self.buffered.clear();
         screen.flush()
     }
 }

@@ -1,4 +1,4 @@
-//! The verbs, one file each, and what they share: a connection, a screen, and how a run ends.
+//! Entry point, one module per verb, and their common session: connection, output and limits.
 
 mod bulk;
 mod editor;
@@ -19,6 +19,7 @@ use std::process::ExitCode;
 use clap::{ColorChoice, CommandFactory, FromArgMatches};
 use redis::IntoConnectionInfo;
 use secrecy::{ExposeSecret, SecretString};
+use shared::config::variables::{DLQ_MAX_LEN, MAX_BACKLOG, REDIS_CLUSTER};
 use shared::config::{Env, percent_encoding_hint, redis_url};
 use shared::platform::PlatformName;
 use shared::queue::{KeyLayout, Queue, StreamReader, blocking_connection, connect};
@@ -31,11 +32,11 @@ use crate::output::{OutputWriter, eprint_line, ignore_broken_pipe};
 use crate::scan::DeadLetterScan;
 use crate::select::Selection;
 
-/// Parses, runs, reports.
+/// Parses the command line, runs the verb and reports its error. Returns the exit code.
 pub(crate) fn main() -> ExitCode {
     let cli = parse(std::env::args_os().collect());
     if let Err(error) = shutdown::watch_signals(None) {
-        eprint_line(&format!("dlq-tool: signals cannot be watched: {error}"));
+        eprint_line(&format!("dlq-tool: cannot install signal handlers: {error}"));
         return ExitCode::FAILURE;
     }
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
@@ -66,7 +67,8 @@ fn parse(words: Vec<OsString>) -> ToolArgs {
         .unwrap_or_else(|error| refuse(&error))
 }
 
-/// Shows help or an error. An error quotes the command line, of which a terminal may obey a part.
+/// Prints clap's help or error, and exits. Control characters of an error's quoted command line are
+/// escaped.
 fn refuse(error: &clap::Error) -> ! {
     let text = error.render().to_string();
     if error.use_stderr() && text.chars().any(|c| c != '\n' && !is_visible(c)) {
@@ -88,7 +90,7 @@ async fn run(cli: ToolArgs) -> Result<RunOutcome, ToolError> {
     }
     match session.queue.layout_error().await {
         Ok(None) => {}
-        Ok(Some(misfit)) => return Err(ToolError::Usage(misfit.to_string())),
+        Ok(Some(layout_error)) => return Err(ToolError::Usage(layout_error.to_string())),
         Err(fault) => return Err(ToolError::from(fault).with_address(&session.address)),
     }
     let result = match cli.verb {
@@ -107,26 +109,26 @@ async fn run(cli: ToolArgs) -> Result<RunOutcome, ToolError> {
     result.map_err(|failure| failure.with_address(&session.address))
 }
 
-/// What a verb works with.
+/// Connection, output and limits of a run.
 struct ToolSession {
     queue: Queue,
     screen: OutputWriter,
     url: SecretString,
     cluster: bool,
-    /// Where Redis is, without the password.
+    /// Host and port of Redis, without the password.
     address: String,
-    /// Entries that a stream may hold while dead letters are put back: half of `MAX_BACKLOG`, so that a replay never
-    /// makes ingress refuse.
+    /// Most entries that a stream may hold after a replay: half of `MAX_BACKLOG`, so that a replay
+    /// never makes ingress refuse events.
     replay_limit: u64,
-    /// Dead letters that a platform may have: `DLQ_MAX_LEN`, as workers have it.
+    /// Most dead letters per platform: `DLQ_MAX_LEN`, as for workers.
     dlq_max_len: u64,
 }
 
 impl ToolSession {
-    /// Reads the configuration; Redis is reached with the first command.
+    /// Reads the configuration. Redis is contacted by the first command.
     fn open(global: &GlobalArgs) -> Result<Self, ToolError> {
         let env = Env::from_process();
-        let cluster = env.flag("REDIS_CLUSTER", false);
+        let cluster = env.switch(&REDIS_CLUSTER);
         let url = match &global.redis_url {
             Some(url) => {
                 if let Some(hint) = url.split(',').find_map(percent_encoding_hint) {
@@ -136,8 +138,8 @@ impl ToolSession {
             }
             None => redis_url(&env, cluster),
         };
-        let max_backlog: u64 = env.bounded("MAX_BACKLOG", 1_000_000, 1..=1_000_000_000);
-        let dlq_max_len = env.bounded("DLQ_MAX_LEN", 1_000_000, 1..=u64::from(u32::MAX));
+        let max_backlog: u64 = env.number(&MAX_BACKLOG);
+        let dlq_max_len = env.number(&DLQ_MAX_LEN);
         env.finish()
             .map_err(|problems| ToolError::Usage(env.report(&problems).trim_end().to_owned()))?;
         env.misspelt().iter().for_each(|one| eprint_line(&format!("dlq-tool: {one}")));
@@ -157,26 +159,26 @@ impl ToolSession {
         })
     }
 
-    /// A connection of its own for reads that wait.
+    /// Opens a separate connection for blocking reads.
     fn reader(&self) -> Result<StreamReader, ToolError> {
         blocking_connection(&self.url, self.cluster)
             .map_err(|error| ToolError::Usage(error.to_string()))
     }
 
-    /// The platforms asked for, else all that ever got an event; sorted.
-    async fn platforms(&self, asked: &[PlatformName]) -> Result<Vec<PlatformName>, ToolError> {
-        if asked.is_empty() {
+    /// Returns the platforms in `requested`, or all platforms that ever received an event; sorted.
+    async fn platforms(&self, requested: &[PlatformName]) -> Result<Vec<PlatformName>, ToolError> {
+        if requested.is_empty() {
             return Ok(self.queue.queues().await?);
         }
-        let mut platforms = asked.to_vec();
+        let mut platforms = requested.to_vec();
         platforms.sort();
         platforms.dedup();
         Ok(platforms)
     }
 
-    /// A walk over what `args` select.
+    /// Starts a scan of the dead letters that `args` select.
     async fn scan(&self, args: &SelectionArgs) -> Result<DeadLetterScan, ToolError> {
-        // Dead letters carry Redis's times, so that is the clock that "24h ago" is counted on.
+        // Dead letters carry times of Redis's clock, so ages like "24h" count back on that clock.
         let selection = Selection::new(args, self.queue.now().await?);
         Ok(DeadLetterScan::new(
             self.queue.clone(),
@@ -185,18 +187,21 @@ impl ToolSession {
         ))
     }
 
-    /// Says that nothing matched, and why that may be.
-    async fn nothing_matched(&self, asked: &[PlatformName]) -> Result<RunOutcome, ToolError> {
+    /// Reports that nothing matched, and names platforms that never received an event.
+    async fn nothing_matched(&self, requested: &[PlatformName]) -> Result<RunOutcome, ToolError> {
         let known = self.queue.queues().await?;
-        let strangers: Vec<_> =
-            asked.iter().filter(|name| !known.contains(name)).map(PlatformName::as_str).collect();
+        let unknown: Vec<_> = requested
+            .iter()
+            .filter(|name| !known.contains(name))
+            .map(PlatformName::as_str)
+            .collect();
         eprint_line("no dead letter matches");
-        if !strangers.is_empty() {
+        if !unknown.is_empty() {
             let known: Vec<_> = known.iter().map(PlatformName::as_str).collect();
             let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
             eprint_line(&format!(
-                "no event ever came for {}; platforms with events: {known}",
-                strangers.join(", ")
+                "no event was ever received for {}; platforms with events: {known}",
+                unknown.join(", ")
             ));
         }
         Ok(RunOutcome::NothingMatched)

@@ -1,7 +1,13 @@
-//! `purge`: gone for good, but for the copy that was asked for.
+//! `purge`: removes dead letters, on request after an export.
 //!
-//! Guarantee: with `--export`, an entry is removed only once its line is in the file and the file is on disk. With
-//! `--export -`, once its line is written to stdout, and on disk where stdout is a file.
+//! # Guarantees
+//!
+//! - With `--export FILE`, an entry is removed only after its line is in the file and the file is
+//!   on disk (`purge_exports_to_a_file_that_can_be_imported`,
+//!   `purge_with_a_failed_export_removes_nothing`).
+//! - With `--export -`, an entry is removed only after its line is written to stdout, and on disk
+//!   if stdout is a file (`purge_exports_to_standard_output`,
+//!   `purge_into_a_closed_pipe_removes_nothing`).
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -25,7 +31,7 @@ use crate::plan::{BulkPlan, Cursor, PlatformPlan};
 use crate::progress::ProgressIndicator;
 use crate::scan::PageSize;
 
-/// Selects, shows or asks, and removes.
+/// Selects dead letters, lists them or asks for confirmation, and removes them.
 pub(super) async fn run(
     session: &mut ToolSession,
     args: PurgeArgs,
@@ -37,8 +43,8 @@ pub(super) async fn run(
             "--export - and --output json both write to stdout; leave one out".to_owned(),
         ));
     }
-    let consider = BulkRequest { selection: &args.selection, dry_run: args.dry_run };
-    let Some((mut plan, complete)) = bulk::build_plan(session, consider, None).await? else {
+    let request = BulkRequest { selection: &args.selection, dry_run: args.dry_run };
+    let Some((mut plan, complete)) = bulk::build_plan(session, request, None).await? else {
         return session.nothing_matched(&args.selection.platform).await;
     };
     if args.dry_run {
@@ -62,7 +68,7 @@ pub(super) async fn run(
     }
 }
 
-/// Carries out the plan, and reports on all of it, also where it ends early.
+/// Executes the plan and reports the result, also if the run ends early.
 async fn purge(
     session: &mut ToolSession,
     plan: &mut BulkPlan,
@@ -73,8 +79,8 @@ async fn purge(
     let progress = ProgressIndicator::new(session.screen.format(), Some(plan.remaining()));
     let mut run = PurgeRun { progress, stop, export, size: PageSize::new() };
     let mut result = Ok(());
-    for share in &mut plan.platforms {
-        result = run.purge_platform(session, share).await;
+    for part in &mut plan.platforms {
+        result = run.purge_platform(session, part).await;
         if result.is_err() || run.stop.is_cancelled() {
             break;
         }
@@ -102,13 +108,13 @@ impl PurgeRun {
     async fn purge_platform(
         &mut self,
         session: &mut ToolSession,
-        share: &mut PlatformPlan,
+        part: &mut PlatformPlan,
     ) -> Result<(), ToolError> {
-        let keys = session.queue.keys(&share.platform);
-        self.progress.set_message(share.platform.as_str());
+        let keys = session.queue.keys(&part.platform);
+        self.progress.set_message(part.platform.as_str());
         let mut cursor = Cursor::default();
-        while share.remaining() > 0 && !self.stop.is_cancelled() {
-            let ids = cursor.take(&share.ids, self.size.entries());
+        while part.remaining() > 0 && !self.stop.is_cancelled() {
+            let ids = cursor.take(&part.ids, self.size.entries());
             let entries = session.queue.find_dead_letters(&keys, &ids).await?;
             let found: Vec<StreamEntry> = entries.into_iter().flatten().collect();
             self.size.adapt(found.len(), found.iter().map(StreamEntry::weight).sum());
@@ -117,14 +123,15 @@ impl PurgeRun {
             let mut letters = letters.iter().map(|(id, _)| *id).peekable();
             for id in ids {
                 let was_there = letters.next_if_eq(&id).is_some() && removed.next() == Some(true);
-                self.settle(&mut session.screen, share, id, was_there)?;
+                self.settle(&mut session.screen, part, id, was_there)?;
             }
             ignore_broken_pipe(session.screen.flush())?;
         }
         Ok(())
     }
 
-    /// Writes `found` to the file, if there is one; what may be removed now, with its duplicate marker.
+    /// Writes `found` to the export, if there is one. Returns the ids that may be removed, each
+    /// with the digest of its dedup marker.
     fn export_entries(
         &mut self,
         screen: &mut OutputWriter,
@@ -151,20 +158,20 @@ impl PurgeRun {
     fn settle(
         &self,
         screen: &mut OutputWriter,
-        share: &mut PlatformPlan,
+        part: &mut PlatformPlan,
         id: StreamId,
         was_there: bool,
     ) -> Result<(), ToolError> {
         if was_there {
-            share.done += 1;
+            part.done += 1;
         } else {
-            share.gone += 1;
+            part.gone += 1;
         }
         if screen.format() == OutputFormat::Json {
             let result = if was_there { "purged" } else { "gone" };
             ignore_broken_pipe(json::line(
                 screen,
-                &PurgeReport { platform: &share.platform, id, result },
+                &PurgeReport { platform: &part.platform, id, result },
             ))?;
         }
         self.progress.inc(1);
@@ -172,7 +179,7 @@ impl PurgeRun {
     }
 }
 
-/// A dead letter, and the digest of its duplicate marker.
+/// Returns the id of a dead letter and the digest of its dedup marker.
 pub(super) fn with_marker_digest(
     platform: &PlatformName,
     entry: StreamEntry,
@@ -183,22 +190,22 @@ pub(super) fn with_marker_digest(
     (letter.id, digest)
 }
 
-/// The copy.
+/// Destination of `--export`.
 struct ExportFile {
     path: PathBuf,
-    /// `None`: standard output.
+    /// `None` for standard output.
     file: Option<File>,
     written: u64,
 }
 
-/// Returns true if the copy at `path` is standard output.
+/// Returns true if the export goes to standard output.
 fn is_stdout(path: &Path) -> bool {
     path.as_os_str() == "-"
 }
 
 impl ExportFile {
-    /// A new file that only its owner may read: bodies may be confidential. An existing one is never written over.
-    /// `-` is standard output.
+    /// Creates a new file that only its owner may read, since bodies may be confidential. An
+    /// existing file is an error. `-` is standard output.
     fn create(path: PathBuf) -> Result<Self, ToolError> {
         if is_stdout(&path) {
             return Ok(Self { path, file: None, written: 0 });
@@ -210,7 +217,7 @@ impl ExportFile {
         let file = options
             .open(&path)
             .map_err(|error| ToolError::Usage(format!("{}: {error}", path.display())))?;
-        // The file's name has to survive, too.
+        // The directory entry must survive a crash too.
         let folder =
             path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         File::open(folder)
@@ -219,7 +226,8 @@ impl ExportFile {
         Ok(Self { path, file: Some(file), written: 0 })
     }
 
-    /// Returns once `lines` are on disk, or written to a standard output that is no file.
+    /// Writes `lines`. Returns after they are on disk, or written to a standard output that is not
+    /// a file.
     fn add(
         &mut self,
         screen: &mut OutputWriter,
@@ -245,11 +253,11 @@ impl ExportFile {
 }
 
 fn write_error(path: &Path, error: &io::Error) -> ToolError {
-    // Not what the error is itself: a file that is a closed pipe is a failure.
+    // Wrapped, so that a broken pipe counts as a failure here.
     ToolError::Output(io::Error::other(format!("{}: {error}", path.display())))
 }
 
-/// What `--output json` says of one entry.
+/// Record of one entry for `--output json`.
 #[derive(Debug, Serialize)]
 struct PurgeReport<'a> {
     platform: &'a PlatformName,

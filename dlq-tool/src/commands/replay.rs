@@ -1,4 +1,10 @@
-//! `replay`: back to the queue.
+//! `replay`: moves dead letters back to their platform's queue.
+//!
+//! # Guarantees
+//!
+//! - A replay fills a queue to at most half of `MAX_BACKLOG`, then waits for workers
+//!   (`replay_leaves_half_of_the_backlog_to_ingress`).
+//! - A stopped replay ends between two entries (`interrupted_replay_stops_between_entries`).
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -20,27 +26,27 @@ use crate::plan::{BulkPlan, Cursor, PlatformPlan};
 use crate::progress::ProgressIndicator;
 use crate::rate::{DEFAULT_BATCH, RateLimiter};
 
-/// How long to wait while a platform's queue is as full as a replay may make it.
+/// Pause while a platform's queue is as full as a replay may make it.
 const QUEUE_FULL_PAUSE: Duration = Duration::from_millis(500);
 
-/// Selects, shows or asks, and replays.
+/// Selects dead letters, lists them or asks for confirmation, and replays them.
 pub(super) async fn run(
     session: &mut ToolSession,
     args: ReplayArgs,
 ) -> Result<RunOutcome, ToolError> {
     let editor =
         if args.set.is_empty() { None } else { Some(Editor::new(&session.queue, args.set).await?) };
-    let consider = BulkRequest { selection: &args.selection, dry_run: args.dry_run };
-    let Some((mut plan, complete)) = bulk::build_plan(session, consider, editor.as_ref()).await?
+    let request = BulkRequest { selection: &args.selection, dry_run: args.dry_run };
+    let Some((mut plan, complete)) = bulk::build_plan(session, request, editor.as_ref()).await?
     else {
         return session.nothing_matched(&args.selection.platform).await;
     };
     let count = plan.remaining() as u64;
     if args.dry_run {
         let mut room = BTreeMap::new();
-        for share in &plan.platforms {
-            let depth = session.queue.depth(&session.queue.keys(&share.platform)).await?;
-            room.insert(share.platform.clone(), session.replay_limit.saturating_sub(depth.length));
+        for part in &plan.platforms {
+            let depth = session.queue.depth(&session.queue.keys(&part.platform)).await?;
+            room.insert(part.platform.clone(), session.replay_limit.saturating_sub(depth.length));
         }
         plan.eprint_summary(|platform| {
             let keys = session.queue.keys(platform);
@@ -69,24 +75,24 @@ pub(super) async fn run(
     }
 }
 
-/// Carries out the plan, and reports on all of it, also where it ends early.
+/// Executes the plan and reports the result, also if the run ends early.
 async fn replay(
     session: &mut ToolSession,
     plan: &mut BulkPlan,
-    pace: RateLimiter,
+    rate_limiter: RateLimiter,
     editor: Option<Editor>,
     _consent: Consent,
 ) -> Result<RunOutcome, ToolError> {
     let stop = shared::shutdown::shutdown_token()?;
     let mut run = ReplayRun {
         progress: ProgressIndicator::new(session.screen.format(), Some(plan.remaining())),
-        pace,
+        rate_limiter,
         stop,
         editor,
     };
     let mut result = Ok(());
-    for share in &mut plan.platforms {
-        result = run.replay_platform(session, share).await;
+    for part in &mut plan.platforms {
+        result = run.replay_platform(session, part).await;
         if result.is_err() || run.stop.is_cancelled() {
             break;
         }
@@ -100,40 +106,41 @@ async fn replay(
 
 struct ReplayRun {
     progress: ProgressIndicator,
-    pace: RateLimiter,
+    rate_limiter: RateLimiter,
     stop: CancellationToken,
     editor: Option<Editor>,
 }
 
 impl ReplayRun {
-    /// Replays one platform's share, until it is done or the run is to stop.
+    /// Replays the dead letters of one platform, until all are done or the run is stopped.
     async fn replay_platform(
         &mut self,
         session: &mut ToolSession,
-        share: &mut PlatformPlan,
+        part: &mut PlatformPlan,
     ) -> Result<(), ToolError> {
-        let keys = session.queue.keys(&share.platform);
-        self.progress.set_message(share.platform.as_str());
+        let keys = session.queue.keys(&part.platform);
+        self.progress.set_message(part.platform.as_str());
         let mut cursor = Cursor::default();
-        while share.remaining() > 0 {
-            let batch = self.pace.batch().min(share.remaining());
-            if !self.pace.wait(batch, &self.stop).await {
+        while part.remaining() > 0 {
+            let batch = self.rate_limiter.batch().min(part.remaining());
+            if !self.rate_limiter.wait(batch, &self.stop).await {
                 break;
             }
             let mut ahead = cursor;
-            let ids = ahead.take(&share.ids, batch);
+            let ids = ahead.take(&part.ids, batch);
             let outcomes = self.outcomes(session, &keys, &ids).await?;
-            let settled = self.settle(&mut session.screen, share, &ids, &outcomes)?;
-            self.pace.record_done(settled);
-            cursor.take(&share.ids, settled);
-            if settled < ids.len() && !self.wait_for_room(share).await {
+            let settled = self.settle(&mut session.screen, part, &ids, &outcomes)?;
+            self.rate_limiter.record_done(settled);
+            cursor.take(&part.ids, settled);
+            if settled < ids.len() && !self.wait_for_room(part).await {
                 break;
             }
         }
         Ok(())
     }
 
-    /// What becomes of each of `ids`, in their order, up to the first that has to wait.
+    /// Replays `ids` in their order, up to the first that finds the queue full, and returns their
+    /// outcomes.
     async fn outcomes(
         &self,
         session: &ToolSession,
@@ -145,13 +152,13 @@ impl ReplayRun {
             let outcomes = session.queue.replay(keys, ids, limit, &BTreeMap::new()).await?;
             return Ok(outcomes.into_iter().map(ReplayOutcome::from).collect());
         };
-        let mut fates = Vec::with_capacity(ids.len());
+        let mut outcomes = Vec::with_capacity(ids.len());
         for (id, entry) in ids.iter().zip(session.queue.find_dead_letters(keys, ids).await?) {
             if self.stop.is_cancelled() {
                 break;
             }
             let letter = entry.map(|entry| DeadLetter::decode(&keys.platform, entry));
-            let fate = match letter.as_ref().map(|letter| editor.fields(letter)) {
+            let outcome = match letter.as_ref().map(|letter| editor.fields(letter)) {
                 None => ReplayOutcome::Gone,
                 Some(Err(reason)) => ReplayOutcome::Failed(reason),
                 Some(Ok(fields)) => {
@@ -159,48 +166,49 @@ impl ReplayRun {
                     outcome.into_iter().next().map_or(ReplayOutcome::Gone, ReplayOutcome::from)
                 }
             };
-            let waits = matches!(fate, ReplayOutcome::QueueFull);
-            fates.push(fate);
+            let waits = matches!(outcome, ReplayOutcome::QueueFull);
+            outcomes.push(outcome);
             if waits {
                 break;
             }
         }
-        Ok(fates)
+        Ok(outcomes)
     }
 
-    /// Notes what became of `ids`, and returns how many of them are settled: the queue may be full.
+    /// Records the outcomes of `ids`. Returns the number before the first that found the queue
+    /// full.
     fn settle(
         &self,
         screen: &mut OutputWriter,
-        share: &mut PlatformPlan,
+        part: &mut PlatformPlan,
         ids: &[StreamId],
-        fates: &[ReplayOutcome],
+        outcomes: &[ReplayOutcome],
     ) -> Result<usize, ToolError> {
         let mut settled = 0;
-        for (id, fate) in ids.iter().zip(fates) {
-            let (result, queued_as) = match fate {
-                // Whatever is reported for those behind it, they are asked for again.
+        for (id, outcome) in ids.iter().zip(outcomes) {
+            let (result, queued_as) = match outcome {
+                // The later ids are replayed again later.
                 ReplayOutcome::QueueFull => break,
                 ReplayOutcome::Done(queued) => ("replayed", Some(*queued)),
                 ReplayOutcome::Gone => ("gone", None),
                 ReplayOutcome::Failed(_) => ("failed", None),
             };
-            let reason = match fate {
+            let reason = match outcome {
                 ReplayOutcome::Failed(reason) => Some(reason.as_str()),
                 ReplayOutcome::Gone => Some("no longer a dead letter"),
                 _ => None,
             };
-            match fate {
-                ReplayOutcome::Done(_) => share.done += 1,
-                ReplayOutcome::Gone => share.gone += 1,
-                _ => share.failed += 1,
+            match outcome {
+                ReplayOutcome::Done(_) => part.done += 1,
+                ReplayOutcome::Gone => part.gone += 1,
+                _ => part.failed += 1,
             }
-            if let (Some(reason), ReplayOutcome::Failed(_)) = (reason, fate) {
-                self.progress.eprint_line(&format!("{} {id}: {reason}", share.platform));
+            if let (Some(reason), ReplayOutcome::Failed(_)) = (reason, outcome) {
+                self.progress.eprint_line(&format!("{} {id}: {reason}", part.platform));
             }
             if screen.format() == OutputFormat::Json {
                 let line =
-                    ReplayReport { platform: &share.platform, id: *id, result, queued_as, reason };
+                    ReplayReport { platform: &part.platform, id: *id, result, queued_as, reason };
                 ignore_broken_pipe(json::line(screen, &line))?;
             }
             self.progress.inc(1);
@@ -210,12 +218,12 @@ impl ReplayRun {
         Ok(settled)
     }
 
-    /// Waits for workers to make room; `false`: the run is to stop.
-    async fn wait_for_room(&self, share: &PlatformPlan) -> bool {
-        self.progress.set_message(&format!("{}: its queue is half full, waiting", share.platform));
+    /// Waits for workers to make room. Returns false if the run is stopped.
+    async fn wait_for_room(&self, part: &PlatformPlan) -> bool {
+        self.progress.set_message(&format!("{}: its queue is half full, waiting", part.platform));
         tokio::select! {
             () = tokio::time::sleep(QUEUE_FULL_PAUSE) => {
-                self.progress.set_message(share.platform.as_str());
+                self.progress.set_message(part.platform.as_str());
                 true
             }
             () = self.stop.cancelled() => false,
@@ -223,7 +231,7 @@ impl ReplayRun {
     }
 }
 
-/// What became of one dead letter.
+/// Outcome of one dead letter.
 enum ReplayOutcome {
     Done(StreamId),
     Gone,
@@ -241,13 +249,13 @@ impl From<Replayed> for ReplayOutcome {
     }
 }
 
-/// What `--output json` says of one entry.
+/// Record of one entry for `--output json`.
 #[derive(Debug, Serialize)]
 struct ReplayReport<'a> {
     platform: &'a PlatformName,
     id: StreamId,
     result: &'static str,
-    /// Its id in `incoming`.
+    /// Its id in the stream of incoming events.
     #[serde(skip_serializing_if = "Option::is_none")]
     queued_as: Option<StreamId>,
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -1,4 +1,4 @@
-//! `show`: everything about one dead letter.
+//! `show`: prints one dead letter with all its fields.
 
 use std::io;
 
@@ -12,10 +12,10 @@ use crate::exit_code::{RunOutcome, ToolError};
 use crate::output::{OutputWriter, body, count_noun, escaped, json};
 use crate::time_arg;
 
-/// Text in place of a time that the sender gave in a form that is none.
+/// Text in place of a time that the sender sent in an unreadable form.
 const UNREADABLE_TIME: &str = "unreadable (older than every known time)";
 
-/// Finds it, wherever it is, and prints it.
+/// Finds the dead letter in the platforms and prints it.
 pub(super) async fn run(
     session: &mut ToolSession,
     args: ShowArgs,
@@ -35,7 +35,7 @@ pub(super) async fn run(
         several => {
             let names: Vec<_> = several.iter().map(|letter| letter.platform.as_str()).collect();
             Err(ToolError::Usage(format!(
-                "{} have a dead letter {}: {}. Say which with --platform",
+                "{} have a dead letter {}: {}. Choose one with --platform",
                 count_noun(several.len() as u64, "platform", "platforms"),
                 args.id,
                 names.join(", ")
@@ -58,7 +58,7 @@ fn print(screen: &mut OutputWriter, letter: &DeadLetter) -> io::Result<()> {
     Ok(())
 }
 
-/// All of it as plain lines.
+/// Returns the dead letter as plain lines.
 pub(super) fn detail_text(letter: &DeadLetter) -> String {
     let lines = parts(letter).into_iter().map(|part| match part {
         DetailPart::Heading(text) | DetailPart::Text(text) => text,
@@ -66,7 +66,7 @@ pub(super) fn detail_text(letter: &DeadLetter) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
-/// A line, or some.
+/// Heading, or one or more lines of text.
 enum DetailPart {
     Heading(String),
     Text(String),
@@ -120,13 +120,13 @@ fn parts(letter: &DeadLetter) -> Vec<DetailPart> {
 struct DetailBuilder(Vec<DetailPart>);
 
 impl DetailBuilder {
-    /// A heading after an empty line.
+    /// Adds a heading after an empty line.
     fn heading(&mut self, text: &str) {
         self.0.push(DetailPart::Text(String::new()));
         self.0.push(DetailPart::Heading(text.to_owned()));
     }
 
-    /// One fact; an absent one is left out.
+    /// Adds a line for a field; an absent field is left out.
     fn line<T: ToString>(&mut self, name: &str, value: Option<T>) {
         if let Some(value) = value {
             let gap = " ".repeat(16_usize.saturating_sub(name.width()));

@@ -1,4 +1,4 @@
-//! `stats`: counts, per platform.
+//! `stats`: prints counts per platform.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -16,23 +16,24 @@ use crate::output::{OutputWriter, count_noun, eprint_line, json};
 use crate::scan::PageSize;
 use crate::time_arg;
 
-/// Different event types that are counted one by one; senders choose them, so there is no other bound.
+/// Event types that are counted one by one. Senders choose the types, so their number has no other
+/// bound.
 const MAX_EVENT_TYPES: usize = 1000;
-/// What the others are counted under.
+/// Name under which all further types are counted.
 const OTHERS: &str = "(others)";
-/// Attempts at looking twice at the same moment.
+/// Attempts at two reads that see the same state.
 const MAX_SNAPSHOT_TRIES: usize = 10;
-/// Event types that the table shows; `--output json` has all that are counted.
+/// Event types or error codes in the table; `--output json` has all that are counted.
 const MAX_SHOWN_VALUES: usize = 10;
 
-/// Prints the counts of every platform, or of those asked for.
+/// Prints the counts of the platforms asked for, or of all.
 pub(super) async fn run(
     session: &mut ToolSession,
     args: StatsArgs,
 ) -> Result<RunOutcome, ToolError> {
     let platforms = session.platforms(&args.platform).await?;
     if platforms.is_empty() {
-        eprint_line("no event has come yet, for any platform");
+        eprint_line("no platform has received an event yet");
     }
     let mut all = Vec::with_capacity(platforms.len());
     for platform in platforms {
@@ -54,7 +55,7 @@ pub(super) async fn run(
     Ok(RunOutcome::Done)
 }
 
-/// One platform, as `--output json` prints it. Times are milliseconds since the epoch.
+/// Counts of one platform, as `--output json` prints them. Times are ms since the epoch.
 #[derive(Debug, Serialize)]
 struct PlatformStats {
     platform: PlatformName,
@@ -66,7 +67,7 @@ struct PlatformStats {
     backlog: u64,
     pending: u64,
     retrying: u64,
-    /// When these numbers were true, by Redis's clock.
+    /// Time of the counts, by Redis's clock.
     as_of: Millis,
 }
 
@@ -85,7 +86,7 @@ async fn count(session: &ToolSession, platform: PlatformName) -> Result<Platform
         retrying: depth.retrying,
         as_of: depth.now,
     };
-    // What dies from here on is not counted, however long the counting takes.
+    // Later dead letters are not counted, however long the counting takes.
     let last = seen.last;
     let mut size = PageSize::new();
     loop {
@@ -100,7 +101,7 @@ async fn count(session: &ToolSession, platform: PlatformName) -> Result<Platform
     let counted: u64 = stats.by_error_code.values().sum();
     if counted != stats.dead_letters {
         eprint_line(&format!(
-            "{}: {} while they were counted; the reasons and types are those of the rest",
+            "{}: {} during the count; error codes and types are counted without them",
             stats.platform,
             removed_meanwhile(stats.dead_letters.saturating_sub(counted))
         ));
@@ -108,7 +109,8 @@ async fn count(session: &ToolSession, platform: PlatformName) -> Result<Platform
     Ok(stats)
 }
 
-/// Two looks, again until both see as many dead letters: nothing has changed between them then.
+/// Reads depths and dead-letter counts. Repeats until both reads see the same number of dead
+/// letters, so that they show one moment.
 async fn consistent_snapshot(
     session: &ToolSession,
     keys: &PlatformKeys,
@@ -121,7 +123,7 @@ async fn consistent_snapshot(
             return Ok((depth, seen));
         }
     }
-    // They change faster than one can look; dead letters are counted by the second look.
+    // The numbers change faster than two reads; the second read counts the dead letters.
     let depth = session.queue.depth(keys).await?;
     Ok((depth, session.queue.dead_letter_stats(keys, None, None, PageSize::new().entries()).await?))
 }
@@ -189,7 +191,7 @@ fn print(screen: &mut OutputWriter, all: &[PlatformStats]) -> io::Result<()> {
     table.page(screen, &reasons)
 }
 
-/// The counts by error code and by event type, the most frequent first.
+/// Returns the counts by error code and by event type, the most frequent first.
 fn breakdown(stats: &PlatformStats) -> Vec<[String; 4]> {
     let mut rows = Vec::new();
     for (by, counts) in [("error code", &stats.by_error_code), ("event type", &stats.by_event_type)]

@@ -1,7 +1,11 @@
-//! `watch`: new dead letters as they come.
+//! `watch`: prints new dead letters as they arrive.
 //!
-//! Guarantee: from where it begins, every one of them is shown once, in the order of its platform's stream: it goes on
-//! behind the last one that it has seen, also after Redis was away.
+//! # Guarantees
+//!
+//! - From its start on, every dead letter is printed once, in the order of its platform's stream
+//!   (`watch_shows_new_dead_letters_until_ctrl_c`).
+//! - After an outage of Redis it continues after the last dead letter that it read
+//!   (`watch_resumes_after_a_redis_outage`).
 
 use std::io;
 use std::time::Duration;
@@ -18,16 +22,16 @@ use crate::exit_code::{RunOutcome, ToolError};
 use crate::output::eprint_line;
 use crate::select::Selection;
 
-/// How long a read waits; also how soon Ctrl-C is obeyed at the latest.
+/// Longest blocking read. Ctrl-C takes effect within this time.
 const BLOCK_TIMEOUT: Duration = Duration::from_secs(1);
-/// Entries of one read, per platform.
+/// Most entries per read and platform.
 const PAGE_ENTRIES: usize = 100;
-/// How often platforms are looked for that are new.
+/// Interval at which new platforms are found.
 const PLATFORM_REFRESH_INTERVAL: Duration = Duration::from_secs(2);
-/// How long to wait before the next attempt while Redis is away.
+/// Pause between two attempts while Redis is unavailable.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(500);
 
-/// Follows until Ctrl-C, or until `--limit` are shown.
+/// Prints new dead letters until Ctrl-C, or until `--limit` are shown.
 pub(super) async fn run(
     session: &mut ToolSession,
     args: WatchArgs,
@@ -39,21 +43,23 @@ pub(super) async fn run(
         selection,
         args,
         streams: Vec::new(),
-        set_aside: Vec::new(),
-        looked: None,
+        excluded: Vec::new(),
+        refreshed_at: None,
         rows: ListPrinter::for_watch(),
     };
     watch.refresh_platforms(session).await?;
     eprint_line(&format!("watching {}; Ctrl-C ends it", session.address));
     let stop = shared::shutdown::shutdown_token()?;
-    let mut away = false;
+    let mut unavailable = false;
     while watch.left > 0 && !stop.is_cancelled() {
         match watch.step(session).await {
-            Ok(()) if std::mem::take(&mut away) => eprint_line("Redis is back; going on"),
+            Ok(()) if std::mem::take(&mut unavailable) => {
+                eprint_line("Redis is available again; continuing")
+            }
             Ok(()) => {}
             Err(ToolError::Unreachable { .. }) => {
-                if !std::mem::replace(&mut away, true) {
-                    eprint_line("Redis is away; waiting for it");
+                if !std::mem::replace(&mut unavailable, true) {
+                    eprint_line("Redis is unavailable; reconnecting");
                 }
                 pause(&stop).await;
             }
@@ -75,17 +81,17 @@ struct Watcher {
     selection: Selection,
     args: WatchArgs,
     left: u64,
-    /// What is followed, and behind which id.
+    /// Watched streams, each with the last id that was read.
     streams: Vec<(PlatformKeys, StreamId)>,
-    /// Keys that hold something else.
-    set_aside: Vec<PlatformKeys>,
-    looked: Option<Instant>,
+    /// Keys of another type than stream.
+    excluded: Vec<PlatformKeys>,
+    refreshed_at: Option<Instant>,
     rows: ListPrinter,
 }
 
 impl Watcher {
     async fn step(&mut self, session: &mut ToolSession) -> Result<(), ToolError> {
-        if self.looked.is_none_or(|at| at.elapsed() >= PLATFORM_REFRESH_INTERVAL) {
+        if self.refreshed_at.is_none_or(|at| at.elapsed() >= PLATFORM_REFRESH_INTERVAL) {
             self.refresh_platforms(session).await?;
         }
         if self.streams.is_empty() {
@@ -98,8 +104,8 @@ impl Watcher {
             .await
         {
             Ok(pages) => pages,
-            // One key that is no stream would keep all others from being read.
-            Err(fault) if fault.is_wrong_type() => return self.set_aside(session).await,
+            // One key of another type makes the read of all streams fail.
+            Err(fault) if fault.is_wrong_type() => return self.exclude_wrong_types(session).await,
             Err(fault) => return Err(fault.into()),
         };
         for (position, entries) in pages {
@@ -126,12 +132,12 @@ impl Watcher {
         self.rows.finish(&mut session.screen)
     }
 
-    /// Takes in platforms that are not followed yet: those of the start from now on (or from `--since`), later ones from
-    /// their beginning, since all of theirs is new.
+    /// Adds platforms that are not watched yet. At the start, their streams are read from the end
+    /// (or from `--since`); later ones from the beginning, since all their entries are new.
     async fn refresh_platforms(&mut self, session: &ToolSession) -> Result<(), ToolError> {
-        let first = self.looked.is_none();
+        let first = self.refreshed_at.is_none();
         for platform in session.platforms(&self.args.selection.platform).await? {
-            let known = self.streams.iter().map(|(keys, _)| keys).chain(&self.set_aside);
+            let known = self.streams.iter().map(|(keys, _)| keys).chain(&self.excluded);
             if known.map(|keys| &keys.platform).any(|one| *one == platform) {
                 continue;
             }
@@ -147,20 +153,20 @@ impl Watcher {
             };
             self.streams.push((keys, after));
         }
-        self.looked = Some(Instant::now());
+        self.refreshed_at = Some(Instant::now());
         Ok(())
     }
 
-    async fn set_aside(&mut self, session: &ToolSession) -> Result<(), ToolError> {
+    async fn exclude_wrong_types(&mut self, session: &ToolSession) -> Result<(), ToolError> {
         let mut kept = Vec::new();
         for (keys, after) in std::mem::take(&mut self.streams) {
             match session.queue.newest_dead_letters(&keys, None, 1).await {
                 Err(fault) if fault.is_wrong_type() => {
                     eprint_line(&format!(
-                        "{}: {} holds something else; it is not watched",
+                        "{}: {} is not a stream; it is not watched",
                         keys.platform, keys.dlq
                     ));
-                    self.set_aside.push(keys);
+                    self.excluded.push(keys);
                 }
                 Err(fault) => {
                     kept.push((keys, after));

@@ -1,8 +1,12 @@
-//! A body laid out for reading.
+//! Formats a body for reading.
 //!
-//! Guarantee: JSON keeps the order of its keys and every digit of its numbers, because nothing is parsed into values and
-//! printed again: only the white space between tokens changes. What is not JSON is shown as the text it is, and what is
-//! not text as a hex dump.
+//! # Guarantees
+//!
+//! - JSON keeps the order of its keys and every digit of its numbers, because only the white space
+//!   between tokens changes (`json_body_is_indented_and_otherwise_unchanged`).
+//! - Other text is shown as it is, with control characters escaped
+//!   (`body_control_characters_are_escaped`). Binary bodies are shown as a hex dump
+//!   (`binary_body_is_dumped_up_to_a_bound`).
 
 use std::fmt::Write as _;
 
@@ -12,13 +16,14 @@ use shared::visible::is_visible;
 
 use super::escaped;
 
-/// Bytes of a binary body that are shown; `--output json` has all of them.
+/// Most bytes of a hex dump; `--output json` has all bytes.
 const MAX_DUMPED_BYTES: usize = 1024;
 
-/// Levels that are indented: without a bound, a body of opening brackets would square its size.
+/// Most levels of indentation. Without a bound, the output for nested brackets would grow with the
+/// square of the body.
 const MAX_INDENT_LEVELS: usize = 64;
 
-/// `body` in lines, without a final line break.
+/// Formats `body` as lines, without a final line break.
 pub(crate) fn pretty(body: &[u8]) -> String {
     match std::str::from_utf8(body) {
         Ok("") => "(empty)".to_owned(),
@@ -28,7 +33,7 @@ pub(crate) fn pretty(body: &[u8]) -> String {
     }
 }
 
-/// Lays out `text`, which is valid JSON.
+/// Indents `text`, which must be valid JSON.
 fn indented(text: &str) -> String {
     let mut out = String::with_capacity(text.len() * 2);
     let mut depth = 0;
@@ -66,7 +71,7 @@ fn break_line(out: &mut String, depth: usize) {
     out.extend(std::iter::repeat_n("  ", depth.min(MAX_INDENT_LEVELS)));
 }
 
-/// Adds a string or scalar; a raw character that is not visible becomes the JSON escape that means the same.
+/// Appends a string or scalar. Invisible characters become JSON escapes of the same meaning.
 fn push_escaped(out: &mut String, token: &str) {
     match token.chars().all(is_visible) {
         true => out.push_str(token),
@@ -74,7 +79,7 @@ fn push_escaped(out: &mut String, token: &str) {
     }
 }
 
-/// The tokens of valid JSON.
+/// Iterator over the tokens of valid JSON.
 struct Tokens<'a> {
     rest: &'a str,
 }
@@ -96,7 +101,7 @@ impl<'a> Iterator for Tokens<'a> {
     }
 }
 
-/// Length of the string that `text` begins with, both quotes counted.
+/// Returns the length of the string at the beginning of `text`, including both quotes.
 fn string_length(text: &[u8]) -> usize {
     let mut escaped = false;
     let end = text.iter().skip(1).position(|byte| {
@@ -133,7 +138,10 @@ mod tests {
 
     #[test]
     fn json_body_is_indented_and_otherwise_unchanged() {
-        let body = r#" {"z":1.10e2,"a" : [ 18446744073709551616 , {} ,[ ]],"t":"a, {b}\\ \"c\"","n":null} "#;
+        let body = concat!(
+            r#" {"z":1.10e2,"a" : [ 18446744073709551616 , {} ,[ ]],"#,
+            r#""t":"a, {b}\\ \"c\"","n":null} "#
+        );
         let expected = r#"{
   "z": 1.10e2,
   "a": [

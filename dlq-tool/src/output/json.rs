@@ -1,4 +1,4 @@
-//! One object per line.
+//! JSON output, one object per line.
 
 use std::io;
 

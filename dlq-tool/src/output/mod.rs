@@ -1,8 +1,11 @@
-//! Where data and talk go.
+//! Output of data and messages.
 //!
-//! Guarantee: stdout carries data and nothing else; what is said beside it goes to stderr. What providers and users
-//! typed cannot move the cursor, colour or reorder the screen: see [`escaped`]. In JSON the escapes mean the very same
-//! characters, so that nothing is lost.
+//! # Guarantees
+//!
+//! - Stdout carries data only; messages go to stderr.
+//! - Text from providers and users cannot move the cursor, colour or reorder the screen: see
+//!   [`escaped`] (`output_control_characters_are_escaped`).
+//! - Escaped JSON means the same as before (`escaped_json_lines_parse_to_the_same_value`).
 
 pub(crate) mod body;
 pub(crate) mod json;
@@ -17,7 +20,7 @@ use shared::visible::escaped_lines;
 
 use crate::cli::{GlobalArgs, OutputFormat};
 
-/// The two streams, and how to write on them.
+/// Buffered stdout, with the output format and the use of colours.
 #[derive(Debug)]
 pub(crate) struct OutputWriter {
     data: BufWriter<Stdout>,
@@ -26,7 +29,7 @@ pub(crate) struct OutputWriter {
 }
 
 impl OutputWriter {
-    /// As the command line and the environment want it.
+    /// Creates the writer by the command line and `NO_COLOR`.
     pub(crate) fn new(global: &GlobalArgs) -> Self {
         let quiet =
             global.no_color || std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
@@ -37,12 +40,12 @@ impl OutputWriter {
         }
     }
 
-    /// The format that was asked for.
+    /// Returns the output format.
     pub(crate) fn format(&self) -> OutputFormat {
         self.format
     }
 
-    /// Whether there may be colours.
+    /// Returns true if colours may be used.
     pub(crate) fn is_colored(&self) -> bool {
         self.color
     }
@@ -52,7 +55,7 @@ impl OutputWriter {
         self.data.write_all(text.as_bytes())
     }
 
-    /// Writes data that need not be text.
+    /// Writes data that may be binary.
     pub(crate) fn write_bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.data.write_all(bytes)
     }
@@ -65,25 +68,26 @@ impl OutputWriter {
         }
     }
 
-    /// Hands over what was written; where stdout is a file, returns once it is on disk.
+    /// Flushes, and returns after the data is on disk if stdout is a file.
     pub(crate) fn sync(&mut self) -> io::Result<()> {
         self.data.flush()?;
         let file = File::from(io::stdout().as_fd().try_clone_to_owned()?);
         if file.metadata()?.is_file() { file.sync_data() } else { Ok(()) }
     }
 
-    /// Hands over what was written: once per page, so that a slow selection shows what it has.
+    /// Flushes the data. Called once per page, so that a slow selection shows its first results.
     pub(crate) fn flush(&mut self) -> io::Result<()> {
         self.data.flush()
     }
 }
 
-/// Writes to stderr, each line of it made [`escaped`]. A closed stderr is no error.
+/// Writes to stderr, with each line [`escaped`]. Ignores a closed stderr.
 pub(crate) fn eprint_line(text: &str) {
     let _ = writeln!(io::stderr().lock(), "{}", escaped_lines(text));
 }
 
-/// Data that nobody reads any more are no failure: for what must go on, or has been done, after the reader left.
+/// Turns a broken pipe into success, for runs that must continue after the reader of stdout has
+/// left.
 pub(crate) fn ignore_broken_pipe(result: io::Result<()>) -> io::Result<()> {
     match result {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
@@ -91,12 +95,12 @@ pub(crate) fn ignore_broken_pipe(result: io::Result<()>) -> io::Result<()> {
     }
 }
 
-/// `1 entry`, `2 entries`.
+/// Formats a count with its noun: `1 entry`, `2 entries`.
 pub(crate) fn count_noun(count: u64, one: &str, many: &str) -> String {
     format!("{count} {}", if count == 1 { one } else { many })
 }
 
-/// Lines of JSON in which every character is visible. They mean what they meant before.
+/// Escapes the invisible characters in lines of JSON, without changing their meaning.
 pub(crate) fn escaped_json_lines(lines: Vec<u8>) -> Vec<u8> {
     let is_plain = |byte: &u8| *byte == b'\n' || byte.is_ascii_graphic() || *byte == b' ';
     if lines.iter().all(is_plain) {

@@ -1,7 +1,6 @@
-//! Aligned columns, printed page by page: a table of a million rows needs the memory of one page.
+//! Aligned columns, printed page by page, so that memory is bounded by one page.
 //!
-//! A page is laid out by its own longest values; a column never becomes narrower than it was on an earlier page, so that
-//! rows of one table move at most once or twice.
+//! A page is aligned by its longest values. A column never becomes narrower on a later page.
 
 use std::io;
 
@@ -9,19 +8,19 @@ use unicode_width::UnicodeWidthStr;
 
 use super::{OutputWriter, escaped};
 
-/// Characters kept per column: a letter and its marks.
+/// Most characters kept per terminal column: a letter and its combining marks.
 const MAX_CHARS_PER_COLUMN: usize = 4;
 
-/// On which side a column is flush.
+/// Alignment of a column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Align {
-    /// Text.
+    /// For text.
     Left,
-    /// Numbers.
+    /// For numbers.
     Right,
 }
 
-/// A column's title, side, and the longest value that it shows in full, in columns of the terminal.
+/// A column: title, alignment, and the width in terminal columns above which a value is cut.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct TableColumn {
     title: &'static str,
@@ -30,18 +29,18 @@ pub(crate) struct TableColumn {
 }
 
 impl TableColumn {
-    /// Text; a value wider than `longest` columns of the terminal is cut, and ends in `…`.
+    /// Creates a text column. A value wider than `longest` terminal columns is cut and ends in `…`.
     pub(crate) const fn text(title: &'static str, longest: usize) -> Self {
         Self { title, align: Align::Left, longest }
     }
 
-    /// A number.
+    /// Creates a number column.
     pub(crate) const fn number(title: &'static str) -> Self {
         Self { title, align: Align::Right, longest: 24 }
     }
 }
 
-/// A table in the making.
+/// A table whose rows are printed page by page.
 #[derive(Debug)]
 pub(crate) struct TextTable<const N: usize> {
     columns: [TableColumn; N],
@@ -50,13 +49,13 @@ pub(crate) struct TextTable<const N: usize> {
 }
 
 impl<const N: usize> TextTable<N> {
-    /// An empty table; its head is printed with the first page.
+    /// Creates an empty table. The title row is printed with the first page.
     pub(crate) fn new(columns: [TableColumn; N]) -> Self {
         let widths = columns.map(|column| column.title.width());
         Self { columns, widths, headed: false }
     }
 
-    /// Makes columns at least so wide: for rows that are printed one by one, before it is known how long they get.
+    /// Sets minimum widths, for rows that are printed before the widest value is known.
     pub(crate) fn reserve(&mut self, widths: [usize; N]) {
         for (width, least) in self.widths.iter_mut().zip(widths) {
             *width = (*width).max(least);
@@ -115,8 +114,8 @@ impl<const N: usize> TextTable<N> {
     }
 }
 
-/// As much of `text` as takes `longest` columns of a terminal, with `…` at the end where something
-/// was left out. Of marks that take no column, a few per character are kept.
+/// Cuts `text` to `longest` terminal columns, with `…` at the end. Keeps at most a few combining
+/// marks per character.
 fn cut(text: &str, longest: usize) -> String {
     let most = longest.saturating_mul(MAX_CHARS_PER_COLUMN);
     if text.width() <= longest && text.chars().nth(most).is_none() {

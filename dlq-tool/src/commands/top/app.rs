@@ -1,6 +1,9 @@
-//! What `top` shows and what a key does, without a terminal and without Redis. Pure.
+//! State of `top` and its key bindings, without terminal and Redis.
 //!
-//! Guarantee: nothing is replayed or purged but what the dialogue named, and only after `y`.
+//! # Guarantees
+//!
+//! - A replay or purge runs only after `y`, and only on the dead letters that the dialogue named
+//!   (`top_action_needs_a_confirming_key`).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,14 +12,14 @@ use shared::platform::PlatformName;
 
 use super::model::{DeadLetterList, ErrorCodeCounts, Filter, PlatformRow, PlatformSample};
 
-/// Which part the keys move in.
+/// Pane that has the keyboard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Pane {
     Platforms,
     DeadLetters,
 }
 
-/// What to do with dead letters.
+/// Action on dead letters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum BulkAction {
     Replay,
@@ -39,18 +42,18 @@ impl BulkAction {
     }
 }
 
-/// What lies over the screen.
+/// Dialogue drawn over the panes.
 #[derive(Clone, Debug)]
 pub(super) enum Overlay {
-    /// The filter is being typed.
+    /// The text filter is being edited.
     FilterInput(String),
-    /// `y` does it.
+    /// Asks for confirmation; `y` runs the action.
     Confirm {
         action: BulkAction,
         platform: PlatformName,
         ids: Vec<StreamId>,
     },
-    /// A dead letter, and the first line shown.
+    /// Details of a dead letter, and the first visible line.
     DeadLetter {
         lines: Vec<String>,
         top: usize,
@@ -58,7 +61,7 @@ pub(super) enum Overlay {
     Help,
 }
 
-/// What the keys can be.
+/// Keys that `top` handles.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum KeyPress {
     Char(char),
@@ -75,17 +78,17 @@ pub(super) enum KeyPress {
     Interrupt,
 }
 
-/// What is to be done outside.
+/// Request to the tasks that use Redis, or the end of the view.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum AppCommand {
     Quit,
-    /// Read the list of the platform under the cursor.
+    /// Reads the list of the selected platform.
     ReadList(PlatformName, Filter),
     Show(PlatformName, StreamId),
     Do(BulkAction, PlatformName, Vec<StreamId>),
 }
 
-/// Everything on the screen.
+/// State of the whole screen.
 #[derive(Debug)]
 pub(super) struct App {
     pub(super) address: String,
@@ -98,11 +101,11 @@ pub(super) struct App {
     pub(super) filter: Filter,
     pub(super) pane: Pane,
     pub(super) overlay: Option<Overlay>,
-    /// What the last deed came to.
+    /// Result of the last action.
     pub(super) notice: Option<String>,
-    /// Redis is away since then.
+    /// True while Redis is unavailable.
     pub(super) unavailable: bool,
-    /// Lines of the list that fit on the screen.
+    /// Rows of the list that fit on the screen.
     pub(super) page: usize,
 }
 
@@ -125,12 +128,12 @@ impl App {
         }
     }
 
-    /// The platform under the cursor.
+    /// Returns the selected platform.
     pub(super) fn platform(&self) -> Option<&PlatformRow> {
         self.rows.get(self.row)
     }
 
-    /// Takes in a reading of all platforms; what to read besides.
+    /// Applies new numbers of all platforms. Returns the list to read next.
     pub(super) fn apply_samples(
         &mut self,
         samples: Vec<(PlatformName, PlatformSample)>,
@@ -150,7 +153,7 @@ impl App {
             .as_ref()
             .and_then(|under| self.rows.iter().position(|row| row.platform == *under));
         self.row = place.unwrap_or(0);
-        // The first reading chooses what has dead letters.
+        // Initially the first platform with dead letters is selected.
         if under.is_none()
             && let Some(dead) = self.rows.iter().position(|row| row.now.dead > 0)
         {
@@ -159,7 +162,7 @@ impl App {
         self.list_command()
     }
 
-    /// Takes in how many died of what. Half a count is better than none, and worse than the whole one before it.
+    /// Applies new counts by error code. Partial counts do not replace complete ones.
     pub(super) fn apply_counts(&mut self, platform: &PlatformName, reasons: ErrorCodeCounts) {
         if let Some(row) = self.rows.iter_mut().find(|row| row.platform == *platform)
             && (reasons.is_complete() || !row.reasons.is_complete() || row.reasons.total == 0)
@@ -168,7 +171,7 @@ impl App {
         }
     }
 
-    /// Takes in a list, if it is still what is wanted; the cursor stays on its dead letter.
+    /// Applies a list if it is still the requested one. The cursor stays on its dead letter.
     pub(super) fn show_list(&mut self, list: DeadLetterList) {
         let wanted = self.platform().is_some_and(|row| row.platform == list.platform)
             && self.filter == list.filter;
@@ -187,7 +190,7 @@ impl App {
         self.list = Some(list);
     }
 
-    /// What a key does.
+    /// Handles a key. Returns the request that results from it.
     pub(super) fn key(&mut self, key: KeyPress) -> Option<AppCommand> {
         if key == KeyPress::Interrupt {
             return Some(AppCommand::Quit);
@@ -318,7 +321,7 @@ impl App {
         None
     }
 
-    /// The list of another platform, or by another filter.
+    /// Clears the list and requests it for another platform or filter.
     fn reload_list(&mut self) -> Option<AppCommand> {
         self.marked.clear();
         self.list = None;
@@ -330,7 +333,7 @@ impl App {
         self.platform().map(|row| AppCommand::ReadList(row.platform.clone(), self.filter.clone()))
     }
 
-    /// All, then each code that there is, then all again.
+    /// Selects the next error code as filter: all, each code in turn, then all again.
     fn next_error_code(&mut self) -> Option<AppCommand> {
         let codes: Vec<String> = self.platform()?.reasons.counts.keys().cloned().collect();
         let next = match &self.filter.code {
@@ -358,15 +361,14 @@ impl App {
     fn confirm_action(&mut self, action: BulkAction) {
         let Some(list) = &self.list else { return };
         let ids: Vec<StreamId> = match self.marked.is_empty() {
-            // Without the cursor in the list nobody can see which one it would be.
+            // Without the cursor in the list, the selected entry would be invisible.
             true if self.pane == Pane::DeadLetters => self.id_under_cursor().into_iter().collect(),
             true => Vec::new(),
             false => self.marked.iter().copied().collect(),
         };
         if ids.is_empty() {
-            self.notice = Some(
-                "no dead letter is marked, and the cursor is on none (Tab goes there)".to_owned(),
-            );
+            self.notice =
+                Some("no dead letter is marked or selected (Tab switches to the list)".to_owned());
         } else {
             self.overlay = Some(Overlay::Confirm { action, platform: list.platform.clone(), ids });
         }

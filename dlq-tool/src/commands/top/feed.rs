@@ -1,7 +1,10 @@
-//! What `top` reads from Redis, and what it does there.
+//! Reads from Redis for `top`, and runs its actions.
 //!
-//! Guarantee: one reading at a time, and counting dead letters takes no more than a fifth of the time, so that looking
-//! costs a busy Redis little. What was asked for last is what is read.
+//! # Guarantees
+//!
+//! - Each task has one read at a time. Counting dead letters takes at most a fifth of the time, so
+//!   that `top` costs a busy Redis little.
+//! - Only the list requested last is read (`top_list_for_an_old_filter_is_dropped`).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,18 +26,19 @@ use crate::exit_code::ToolError;
 use crate::output::count_noun;
 use crate::scan::PageSize;
 
-/// Dead letters that the list holds at most.
+/// Most dead letters in the list.
 const MAX_LISTED: usize = 500;
-/// Dead letters that are looked at for it at most: a filter that matches nothing must not read a million.
+/// Most dead letters that are read for one list, so that a filter without matches does not read all
+/// of a large stream.
 const MAX_SCANNED: usize = 20_000;
-/// Counting: rests four times as long as it works.
+/// Pauses after a read last four times as long as the read.
 const REST_FACTOR: u32 = 4;
-/// How long counts are good for, at least.
+/// Least time between two counts.
 const RECOUNT_INTERVAL: Duration = Duration::from_secs(2);
-/// Reasons that are told apart.
+/// Most different error codes that are counted one by one.
 const MAX_ERROR_CODES: usize = 100;
 
-/// What has been read.
+/// Result of a read or an action.
 #[derive(Debug)]
 pub(super) enum Update {
     Samples(Vec<(PlatformName, PlatformSample)>),
@@ -46,24 +50,24 @@ pub(super) enum Update {
     Unavailable,
 }
 
-/// The way to the tasks that read.
+/// Handle to the tasks that use Redis.
 pub(super) struct Feed {
-    news: mpsc::Receiver<Update>,
+    updates: mpsc::Receiver<Update>,
     wanted: watch::Sender<Option<(PlatformName, Filter)>>,
     commands: mpsc::UnboundedSender<AppCommand>,
 }
 
 impl Feed {
-    /// Begins to read, until `ended`.
+    /// Starts the tasks. They end with `ended`.
     pub(super) fn start(session: &ToolSession, args: TopArgs, ended: CancellationToken) -> Self {
-        let (sender, news) = mpsc::channel(64);
+        let (sender, updates) = mpsc::channel(64);
         let (wanted, listed) = watch::channel(None);
-        let (commands, asked) = mpsc::unbounded_channel();
+        let (commands, requested) = mpsc::unbounded_channel();
         let source = Arc::new(RedisFeed {
             queue: session.queue.clone(),
-            asked: args.platform,
+            requested: args.platform,
             replay_limit: session.replay_limit,
-            news: sender,
+            updates: sender,
         });
         let every = Duration::from_millis(args.every);
         let (sampling, counting, listing) =
@@ -75,12 +79,12 @@ impl Feed {
         until(Box::pin(async move { sampling.sample(every).await }));
         until(Box::pin(async move { counting.count().await }));
         until(Box::pin(async move { listing.list(listed, every).await }));
-        until(Box::pin(async move { source.run_commands(asked).await }));
-        Self { news, wanted, commands }
+        until(Box::pin(async move { source.run_commands(requested).await }));
+        Self { updates, wanted, commands }
     }
 
     pub(super) async fn next_update(&mut self) -> Option<Update> {
-        self.news.recv().await
+        self.updates.recv().await
     }
 
     pub(super) fn request(&self, command: AppCommand) {
@@ -102,19 +106,22 @@ impl Feed {
 
 struct RedisFeed {
     queue: Queue,
-    asked: Vec<PlatformName>,
+    requested: Vec<PlatformName>,
     replay_limit: u64,
-    news: mpsc::Sender<Update>,
+    updates: mpsc::Sender<Update>,
 }
 
 impl RedisFeed {
-    async fn send_update(&self, news: Update) {
-        let _ = self.news.send(news).await;
+    async fn send_update(&self, update: Update) {
+        let _ = self.updates.send(update).await;
     }
 
     async fn platforms(&self) -> Result<Vec<PlatformName>, ToolError> {
-        let mut platforms =
-            if self.asked.is_empty() { self.queue.queues().await? } else { self.asked.clone() };
+        let mut platforms = if self.requested.is_empty() {
+            self.queue.queues().await?
+        } else {
+            self.requested.clone()
+        };
         platforms.sort();
         platforms.dedup();
         Ok(platforms)
@@ -125,8 +132,8 @@ impl RedisFeed {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            let news = self.samples().await.map_or(Update::Unavailable, Update::Samples);
-            self.send_update(news).await;
+            let update = self.samples().await.map_or(Update::Unavailable, Update::Samples);
+            self.send_update(update).await;
         }
     }
 
@@ -154,7 +161,7 @@ impl RedisFeed {
         Ok(samples)
     }
 
-    /// Counts again and again what the dead letters of each platform died of.
+    /// Counts the dead letters of each platform by error code, again and again.
     async fn count(&self) {
         loop {
             let begun = Instant::now();
@@ -171,7 +178,7 @@ impl RedisFeed {
         let (mut size, mut after, mut last) = (PageSize::new(), None, None);
         let mut reasons =
             ErrorCodeCounts { at: self.queue.now().await?, ..ErrorCodeCounts::default() };
-        let mut told = Instant::now();
+        let mut reported_at = Instant::now();
         loop {
             let begun = Instant::now();
             let seen = self.queue.dead_letter_stats(&keys, after, last, size.entries()).await?;
@@ -195,19 +202,19 @@ impl RedisFeed {
             if after.is_none() {
                 break;
             }
-            if told.elapsed() > Duration::from_secs(1) {
-                told = Instant::now();
+            if reported_at.elapsed() > Duration::from_secs(1) {
+                reported_at = Instant::now();
                 self.send_update(Update::ErrorCodeCounts(platform.clone(), reasons.clone())).await;
             }
             sleep(begun.elapsed() * REST_FACTOR).await;
         }
-        // Those that went away meanwhile are not still to be counted.
+        // Dead letters removed meanwhile are no longer waiting to be counted.
         reasons.total = reasons.counted;
         self.send_update(Update::ErrorCodeCounts(platform, reasons)).await;
         Ok(())
     }
 
-    /// Reads the list that is wanted: at once when another one is, else now and then.
+    /// Reads the requested list: at once after a new request, else at intervals.
     async fn list(
         &self,
         mut wanted: watch::Receiver<Option<(PlatformName, Filter)>>,
@@ -234,12 +241,11 @@ impl RedisFeed {
         filter: Filter,
     ) -> Result<DeadLetterList, ToolError> {
         let keys = self.queue.keys(&platform);
-        let (mut items, mut before, mut looked_at, mut size) =
-            (Vec::new(), None, 0, PageSize::new());
+        let (mut items, mut before, mut scanned, mut size) = (Vec::new(), None, 0, PageSize::new());
         let more = loop {
             let entries = self.queue.newest_dead_letters(&keys, before, size.entries()).await?;
             let ended = entries.len() < size.entries();
-            looked_at += entries.len();
+            scanned += entries.len();
             size.adapt(entries.len(), entries.iter().map(StreamEntry::weight).sum());
             before = entries.last().map(|entry| entry.id);
             let letters = entries.into_iter().map(|entry| DeadLetter::decode(&platform, entry));
@@ -255,25 +261,27 @@ impl RedisFeed {
             if ended {
                 break false;
             }
-            if looked_at >= MAX_SCANNED {
+            if scanned >= MAX_SCANNED {
                 break true;
             }
         };
         Ok(DeadLetterList { platform, filter, items, more })
     }
 
-    /// Does what it is asked for, one after the other.
-    async fn run_commands(&self, mut asked: mpsc::UnboundedReceiver<AppCommand>) {
-        while let Some(command) = asked.recv().await {
-            let news = match command {
+    /// Runs requests in their order.
+    async fn run_commands(&self, mut requested: mpsc::UnboundedReceiver<AppCommand>) {
+        while let Some(command) = requested.recv().await {
+            let update = match command {
                 AppCommand::Show(platform, id) => self.show_letter(&platform, id).await,
                 AppCommand::Do(action, platform, ids) => {
                     self.run_action(action, &platform, &ids, confirm::consent_from_top()).await
                 }
                 AppCommand::Quit | AppCommand::ReadList(..) => continue,
             };
-            self.send_update(news.unwrap_or_else(|failure| Update::Notice(failure.error_chain())))
-                .await;
+            self.send_update(
+                update.unwrap_or_else(|failure| Update::Notice(failure.error_chain())),
+            )
+            .await;
         }
     }
 
@@ -321,15 +329,15 @@ impl RedisFeed {
                 }
             }
         }
-        let asked = ids.len() as u64;
+        let requested = ids.len() as u64;
         let mut text = format!(
             "{}: {} of {platform}",
             action.done(),
             count_noun(done, "dead letter", "dead letters")
         );
-        if done < asked {
+        if done < requested {
             let why = if full { "the queue is half full" } else { "no longer there" };
-            text.push_str(&format!("; {} not ({why})", asked - done));
+            text.push_str(&format!("; {} not ({why})", requested - done));
         }
         Ok(Update::Notice(text))
     }

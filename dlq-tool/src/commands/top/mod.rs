@@ -1,7 +1,10 @@
-//! `top`: all of it, live, in the terminal.
+//! `top`: shows backlog, rates and dead letters live in the terminal.
 //!
-//! Guarantee: the terminal is given back as it was, whatever ends the view: a key, a signal, an error or a panic. What is
-//! shown is read, never guessed: while Redis is away that is said, and the last numbers stay.
+//! # Guarantees
+//!
+//! - The terminal is restored when the view ends by a key, a signal, an error or a panic.
+//! - Only numbers that were read are shown. While Redis is unavailable the title says so, and the
+//!   last numbers stay.
 
 mod app;
 mod feed;
@@ -24,10 +27,10 @@ use crate::exit_code::{RunOutcome, ToolError};
 use app::{App, AppCommand, KeyPress, Overlay};
 use feed::{Feed, Update};
 
-/// How long to wait for a key before it is looked whether the view has ended.
+/// Longest wait for a key before the end of the view is checked.
 const KEY_POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Whether there is a terminal to show it on.
+/// Returns an error unless stdin and stdout are a terminal.
 pub(super) fn on_a_terminal() -> Result<(), ToolError> {
     if io::stdout().is_terminal() && io::stdin().is_terminal() {
         return Ok(());
@@ -35,14 +38,14 @@ pub(super) fn on_a_terminal() -> Result<(), ToolError> {
     Err(ToolError::Usage("top needs a terminal; stats and watch do without".to_owned()))
 }
 
-/// Shows everything until it is told to stop.
+/// Shows the view until a key or a signal ends it.
 pub(super) async fn run(session: &mut ToolSession, args: TopArgs) -> Result<RunOutcome, ToolError> {
-    // Before the screen is taken over, so that what is wrong can be read.
+    // An error of the first call must be readable, so the screen is taken over later.
     session.queue.now().await?;
     let stop = shared::shutdown::shutdown_token()?;
     let mut app = App::new(session.address.clone(), session.screen.is_colored());
     let ended = CancellationToken::new();
-    // Restores the terminal on a panic, too.
+    // Also restores the terminal on a panic.
     let mut terminal = ratatui::try_init()?;
     let result =
         show(&mut terminal, &mut app, Feed::start(session, args, ended.clone()), &stop, &ended)
@@ -66,12 +69,12 @@ async fn show(
             () = stop.cancelled() => return Ok(()),
             key = keys.recv() => match key {
                 Some(Some(key)) => app.key(key),
-                // The size has changed: draw anew.
+                // The terminal was resized and is drawn again.
                 Some(None) => None,
-                // The terminal has gone.
+                // The terminal was closed.
                 None => return Ok(()),
             },
-            news = feed.next_update() => match news {
+            update = feed.next_update() => match update {
                 Some(Update::Samples(samples)) => app.apply_samples(samples),
                 Some(Update::ErrorCodeCounts(platform, reasons)) => {
                     app.apply_counts(&platform, reasons);
@@ -104,7 +107,7 @@ async fn show(
     }
 }
 
-/// Keys as they are pressed, read by a thread of its own; `None`: the screen has another size.
+/// Starts a thread that reads keys. `None` means that the terminal was resized.
 fn keys(ended: CancellationToken) -> mpsc::Receiver<Option<KeyPress>> {
     let (sender, keys) = mpsc::channel(16);
     std::thread::spawn(move || {

@@ -1,4 +1,4 @@
-//! What `top` knows of Redis: numbers of a moment, counts, and some of the dead letters.
+//! Data that `top` shows: numbers per platform, counts by error code, and the list of dead letters.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -6,56 +6,56 @@ use shared::event::{Millis, StreamId};
 use shared::platform::PlatformName;
 use shared::queue::DeadLetter;
 
-/// Samples that are kept for the curve, one per reading.
+/// Samples kept for the chart, one per read.
 const MAX_HISTORY_SAMPLES: usize = 240;
 
-/// One platform's numbers at one moment.
+/// Numbers of one platform at one moment.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct PlatformSample {
-    /// Redis's clock.
+    /// Time of Redis's clock, in ms.
     pub(super) at: Millis,
     pub(super) backlog: u64,
     pub(super) pending: u64,
     pub(super) retrying: u64,
     pub(super) dead: u64,
-    /// Age of the oldest unfinished event, ms.
+    /// Age of the oldest unfinished event, in ms.
     pub(super) oldest_ms: Option<u64>,
-    /// Accepted and finished events, ever.
+    /// Events accepted and finished since the counters began.
     pub(super) accepted: u64,
     pub(super) finished: u64,
 }
 
-/// Dead letters of one platform by reason, as they were counted.
+/// Dead letters of one platform by error code.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct ErrorCodeCounts {
     pub(super) counts: BTreeMap<String, u64>,
-    /// How many of `total` have been looked at.
+    /// Dead letters counted so far, of `total`.
     pub(super) counted: u64,
     pub(super) total: u64,
-    /// When counting began, by Redis's clock.
+    /// Time at which counting began, by Redis's clock.
     pub(super) at: Millis,
 }
 
 impl ErrorCodeCounts {
-    /// Whether all have been looked at.
+    /// Returns true if all are counted.
     pub(super) fn is_complete(&self) -> bool {
         self.counted >= self.total
     }
 }
 
-/// A platform's row.
+/// Row of a platform.
 #[derive(Clone, Debug)]
 pub(super) struct PlatformRow {
     pub(super) platform: PlatformName,
     pub(super) now: PlatformSample,
-    /// Events per second between the last two readings.
+    /// Accepted and finished events per second between the last two reads.
     pub(super) per_second: Option<(f64, f64)>,
     /// Finished events per second, oldest first.
     pub(super) history: VecDeque<u64>,
     pub(super) reasons: ErrorCodeCounts,
 }
 
-/// A line of the list of dead letters.
+/// Row of the list of dead letters.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ListItem {
     pub(super) id: StreamId,
@@ -78,22 +78,22 @@ impl From<&DeadLetter> for ListItem {
     }
 }
 
-/// What the list shows of a platform's dead letters: newest first.
+/// Filter of the list.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Filter {
     pub(super) code: Option<String>,
-    /// In type, event id, error or body.
+    /// Text in type, event id, error or body.
     pub(super) text: String,
 }
 
 impl Filter {
-    /// Whether `letter` is to be shown.
+    /// Returns true if the filter shows `letter`.
     pub(super) fn matches(&self, letter: &DeadLetter) -> bool {
         let code = self
             .code
             .as_deref()
             .is_none_or(|code| letter.error_code.as_deref().unwrap_or("") == code);
-        let says = |value: &Option<String>| {
+        let contains = |value: &Option<String>| {
             value.as_deref().is_some_and(|value| value.contains(&self.text))
         };
         let body = || {
@@ -104,23 +104,23 @@ impl Filter {
                 .is_some_and(|body| body.contains(&self.text))
         };
         code && (self.text.is_empty()
-            || [&letter.event_type, &letter.event_id, &letter.error].into_iter().any(says)
+            || [&letter.event_type, &letter.event_id, &letter.error].into_iter().any(contains)
             || body())
     }
 }
 
-/// A list that was read.
+/// List of dead letters as it was read, newest first.
 #[derive(Clone, Debug)]
 pub(super) struct DeadLetterList {
     pub(super) platform: PlatformName,
     pub(super) filter: Filter,
     pub(super) items: Vec<ListItem>,
-    /// There are older ones that were not looked at.
+    /// True if older dead letters were not read.
     pub(super) more: bool,
 }
 
 impl PlatformRow {
-    /// As it is first seen.
+    /// Creates the row with its first sample.
     pub(super) fn first(platform: PlatformName, now: PlatformSample) -> Self {
         Self {
             platform,
@@ -131,11 +131,11 @@ impl PlatformRow {
         }
     }
 
-    /// As it is seen next.
+    /// Adds a sample and computes the rates.
     pub(super) fn next(mut self, now: PlatformSample) -> Self {
         let seconds = now.at.saturating_sub(self.now.at) as f64 / 1000.0;
         if seconds > 0.0 {
-            // A counter that went down began anew: Redis was emptied.
+            // A counter that decreased was reset with Redis; its rate is 0.
             let rate = |now: u64, before: u64| now.saturating_sub(before) as f64 / seconds;
             let rates =
                 (rate(now.accepted, self.now.accepted), rate(now.finished, self.now.finished));

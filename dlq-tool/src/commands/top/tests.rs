@@ -1,4 +1,4 @@
-//! What `top` shows, and what keys do, without a terminal.
+//! Tests of the screen and the key bindings of `top`, without a terminal.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -56,7 +56,7 @@ fn list(items: u64) -> DeadLetterList {
     }
 }
 
-/// A view that has read twice.
+/// Returns a view that has applied many samples.
 fn app() -> App {
     let mut app = App::new("127.0.0.1:6379".to_owned(), false);
     assert_eq!(
@@ -101,7 +101,7 @@ fn top_on_a_wide_screen_shows_curves() {
 #[test]
 fn top_on_a_small_screen_names_the_minimum() {
     insta::assert_snapshot!("40x8", drawn(&mut app(), 40, 8));
-    // Whatever the size, drawing does not fail.
+    // Drawing must not panic at any size.
     for (width, height) in [(1, 1), (60, 15), (61, 200), (300, 15), (0, 0)] {
         let _ = drawn(&mut app(), width, height);
     }
@@ -145,7 +145,7 @@ fn top_without_color_draws_no_color() {
 fn top_action_needs_a_confirming_key() {
     let mut app = app();
     assert_eq!(press(&mut app, "r"), None);
-    assert!(app.overlay.is_none() && app.notice.is_some(), "the cursor is not in the list");
+    assert!(app.overlay.is_none() && app.notice.is_some(), "nothing is selected outside the list");
     app.key(KeyPress::Tab);
     for no in ["pn", "rq", "r "] {
         assert_eq!(press(&mut app, no), None, "{no:?}");
@@ -165,7 +165,11 @@ fn top_action_needs_a_confirming_key() {
     );
     assert_eq!(app.key(KeyPress::Interrupt), Some(AppCommand::Quit));
     press(&mut app, "p");
-    assert_eq!(app.key(KeyPress::Interrupt), Some(AppCommand::Quit), "also out of a dialogue");
+    assert_eq!(
+        app.key(KeyPress::Interrupt),
+        Some(AppCommand::Quit),
+        "Ctrl-C must also quit a dialogue"
+    );
 }
 
 #[test]
@@ -194,7 +198,7 @@ fn top_partial_count_does_not_replace_a_complete_one() {
     app.apply_counts(&name("mux"), half.clone());
     assert_eq!(app.platform().unwrap().reasons.counted, 3);
     app.apply_counts(&name("livekit"), half);
-    assert_eq!(app.rows[0].reasons.counted, 1, "where there was none it is shown");
+    assert_eq!(app.rows[0].reasons.counted, 1, "a partial count must show if there is no other");
 }
 
 #[test]
@@ -206,7 +210,7 @@ fn top_list_for_an_old_filter_is_dropped() {
         Some(AppCommand::ReadList(name("mux"), code("invalid_event")))
     );
     app.show_list(list(3));
-    assert!(app.list.is_none(), "that was not asked for");
+    assert!(app.list.is_none(), "a list for another filter must be dropped");
     assert_eq!(
         press(&mut app, "e"),
         Some(AppCommand::ReadList(name("mux"), code("session_not_found")))

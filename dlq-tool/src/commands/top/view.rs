@@ -1,6 +1,6 @@
-//! What `top` looks like. Draws; decides nothing.
+//! Draws the state of `top`.
 //!
-//! Without colour everything is still told apart: the cursor by reversed letters, what is marked by a star.
+//! Without colour, the cursor is reversed and marked rows have a star.
 
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Flex, Layout, Rect};
@@ -15,12 +15,12 @@ use super::model::{Filter, PlatformRow};
 use crate::output::{count_noun, escaped};
 use crate::time_arg;
 
-/// Smallest screen that all of it fits on.
+/// Smallest usable screen, in columns and rows.
 const MIN_SIZE: (u16, u16) = (60, 15);
-/// From this width on there is room for a curve.
+/// Width in columns from which a chart is drawn.
 const CHART_MIN_WIDTH: u16 = 100;
 
-/// Draws everything, and notes how many lines the list has.
+/// Draws the screen, and stores the number of visible list rows in `app`.
 pub(super) fn draw(frame: &mut Frame<'_>, app: &mut App) {
     let area = frame.area();
     if area.width < MIN_SIZE.0 || area.height < MIN_SIZE.1 {
@@ -51,7 +51,7 @@ pub(super) fn draw(frame: &mut Frame<'_>, app: &mut App) {
     draw_overlay(frame, area, app, theme);
 }
 
-/// Colours, where they are wanted.
+/// Styles, with or without colour.
 #[derive(Clone, Copy)]
 struct Theme {
     color: bool,
@@ -97,7 +97,10 @@ fn title_line(app: &App, theme: Theme) -> Line<'static> {
         ),
     ];
     if app.unavailable {
-        spans.push(Span::styled("  REDIS IS AWAY", theme.bad().add_modifier(Modifier::REVERSED)));
+        spans.push(Span::styled(
+            "  REDIS IS UNAVAILABLE",
+            theme.bad().add_modifier(Modifier::REVERSED),
+        ));
     }
     Line::from(spans)
 }
@@ -151,7 +154,7 @@ fn draw_platforms(frame: &mut Frame<'_>, area: Rect, app: &App, theme: Theme) {
     }
 }
 
-/// Finished events per second, a line per platform, each on a scale of its own.
+/// Draws a chart of finished events per second for each platform, each on its own scale.
 fn draw_curves(frame: &mut Frame<'_>, area: Rect, app: &App, offset: usize, theme: Theme) {
     let head = Rect { height: 1, ..area };
     frame.render_widget(Line::styled(" DONE/s, newest on the right", theme.head()), head);
@@ -172,7 +175,7 @@ fn draw_curves(frame: &mut Frame<'_>, area: Rect, app: &App, offset: usize, them
 
 fn reasons_line(app: &App, theme: Theme) -> Paragraph<'static> {
     let Some(row) = app.platform() else {
-        return Paragraph::new("no event has come yet, for any platform");
+        return Paragraph::new("no platform has received an event yet");
     };
     let mut counts: Vec<_> = row.reasons.counts.iter().collect();
     counts.sort_by_key(|(code, count)| (std::cmp::Reverse(**count), code.as_str()));
@@ -188,7 +191,7 @@ fn reasons_line(app: &App, theme: Theme) -> Paragraph<'static> {
     Paragraph::new(Line::from(spans)).wrap(Wrap { trim: true })
 }
 
-/// Counting takes a while: what was counted when.
+/// Describes the age or the progress of the counts.
 fn as_of(row: &PlatformRow) -> String {
     let reasons = &row.reasons;
     if reasons.counted < reasons.total {
@@ -236,7 +239,7 @@ fn draw_list(frame: &mut Frame<'_>, area: Rect, app: &App, theme: Theme) {
         let filtered = app.filter != Filter::default();
         frame.render_widget(
             Line::raw(match (filtered, list.more) {
-                (true, true) => "none of those looked at matches; older ones were not looked at",
+                (true, true) => "no match among the newest dead letters; older ones were not read",
                 (true, false) => "no dead letter matches the filter (Esc clears it)",
                 (false, _) => "no dead letters",
             }),
@@ -345,7 +348,7 @@ fn cell(text: String, number: bool) -> Cell<'static> {
     Cell::new(if number { line.right_aligned() } else { line })
 }
 
-/// `01-31 12:00:00`; the year is in the letter itself.
+/// Formats a time as `01-31 12:00:00`. The year is in the details of the dead letter.
 fn short(at: shared::event::Millis) -> String {
     let text = time_arg::format_seconds(at);
     match (text.get(5..10), text.get(11..19)) {
@@ -359,7 +362,7 @@ fn capital(verb: &str) -> String {
     letters.next().map(|first| first.to_ascii_uppercase()).into_iter().chain(letters).collect()
 }
 
-/// `850ms`, `12s`, `3m`, `5h`, `2d`.
+/// Formats an age as `850ms`, `12s`, `3m`, `5h` or `2d`.
 fn age(ms: u64) -> String {
     match ms {
         0..1_000 => format!("{ms}ms"),
