@@ -263,8 +263,8 @@ impl EntryTransition {
         Self::DeadLetter { code: DeadLetterCode::Undecodable, error: reason.to_string() }
     }
 
-    /// Retries an entry of a later wire version, queued at `since`, so that a newer worker takes it.
-    /// Dead-letters it after [`UNKNOWN_VERSION_WAIT`].
+    /// Retries an entry of a later wire version, queued at `since`, so that a newer worker takes
+    /// it. Dead-letters it after [`UNKNOWN_VERSION_WAIT`].
     pub fn unknown_version(
         policy: &RetryPolicy,
         version: u32,

@@ -62,7 +62,7 @@ pub(super) struct RowSet<'a, R> {
     pub(super) new: Vec<&'a R>,
 }
 
-/// Decides if a transaction queries the ledger for its events.
+/// Mode of finding the events of a transaction in the ledger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum LedgerCheck {
     /// Queries the ledger, so that earlier results are known.
@@ -296,21 +296,22 @@ fn known<'b>(
 }
 
 fn split<'r, R>(rows: &[&'r TrackedRow<R>]) -> RowSet<'r, R> {
-    let of =
-        |stored| rows.iter().filter(|held| held.stored == stored).map(|held| &held.row).collect();
+    let of = |stored| {
+        rows.iter().filter(|tracked| tracked.stored == stored).map(|tracked| &tracked.row).collect()
+    };
     RowSet { known: of(true), new: of(false) }
 }
 
 /// Returns the events that took effect, in order of id.
 fn effective<'a>(batch: &'a [PlannedEvent], outcomes: &'a [Applied]) -> Vec<EffectiveEvent<'a>> {
-    let took = |(event, outcome): (&'a PlannedEvent, &'a Applied)| match outcome {
+    let result_of = |(event, outcome): (&'a PlannedEvent, &'a Applied)| match outcome {
         Applied::Done(result) => Some((event, result)),
         Applied::AlreadyApplied { .. }
         | Applied::MissingSession
         | Applied::Conflict
         | Applied::RowLocked => None,
     };
-    let mut effective: Vec<_> = batch.iter().zip(outcomes).filter_map(took).collect();
+    let mut effective: Vec<_> = batch.iter().zip(outcomes).filter_map(result_of).collect();
     effective.sort_unstable_by(|(a, _), (b, _)| a.event_id.cmp(&b.event_id));
     effective
 }

@@ -51,9 +51,9 @@ impl DuplicateHint {
         for (part, applied) in parts.iter().zip(applied) {
             if !applied.iter().all(Applied::took_effect) {
                 self.0.insert(part.platform.name.clone(), CHECKS_AFTER_DUPLICATE);
-            } else if let Some(left) = self.0.get_mut(&part.platform.name) {
-                *left -= 1;
-                if *left == 0 {
+            } else if let Some(remaining) = self.0.get_mut(&part.platform.name) {
+                *remaining -= 1;
+                if *remaining == 0 {
                     self.0.remove(&part.platform.name);
                 }
             }
@@ -81,11 +81,11 @@ mod tests {
         let mut duplicate_hint = DuplicateHint::default();
         assert_eq!(duplicate_hint.ledger_check(&mux), LedgerCheck::AssumeNew);
         duplicate_hint.record(&mux, &[vec![done(), Applied::MissingSession]]);
-        for left in (0..CHECKS_AFTER_DUPLICATE).rev() {
+        for remaining in (0..CHECKS_AFTER_DUPLICATE).rev() {
             assert_eq!(
                 (duplicate_hint.ledger_check(&mux), duplicate_hint.ledger_check(&generic)),
                 (LedgerCheck::Query, LedgerCheck::AssumeNew),
-                "{left}"
+                "{remaining}"
             );
             let both = [generic[0], mux[0]];
             assert_eq!(duplicate_hint.ledger_check(&both), LedgerCheck::Query);
