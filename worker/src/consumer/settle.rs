@@ -346,8 +346,8 @@ async fn dead_letter(
         platform_queue.note_dead_letters_full(false);
     }
     let kept: HashSet<StreamId> = held_back.iter().map(|retry| retry.id).collect();
-    let moved_ids = dead.iter().map(|dead_letter| dead_letter.id).filter(|id| !kept.contains(id));
-    worker.inflight.release(platform_queue.name(), moved_ids);
+    let released = dead.iter().map(|dead_letter| dead_letter.id).filter(|id| !kept.contains(id));
+    worker.inflight.release(platform_queue.name(), released);
     reschedule(worker, platform_queue, settlement, &held_back, spans).await
 }
 

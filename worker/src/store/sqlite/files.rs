@@ -50,7 +50,7 @@ impl FileId {
     }
 }
 
-/// Error: a path does not lead to the open file.
+/// Mismatch between a path and the file that is open.
 #[derive(Debug, thiserror::Error)]
 pub enum DisplacedFileError {
     /// No file is there.
@@ -344,7 +344,7 @@ pub(super) fn with_suffix(file: &Path, suffix: &str) -> PathBuf {
 fn classify(path: &Path, error: io::Error) -> DisplacedFileError {
     match error.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {
-            Displaced::Removed(path.to_owned())
+            DisplacedFileError::Removed(path.to_owned())
         }
         _ => DisplacedFileError::Hidden { path: path.to_owned(), error },
     }
