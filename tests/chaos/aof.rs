@@ -1,7 +1,9 @@
-//! What a power cut does to an append-only file that is synced once a second: its last second is gone.
+//! Simulates a power cut for an append-only file that is synced once a second: its last second is
+//! lost.
 //!
-//! kill -9 alone does not show that, since what was written and not yet synced survives in the kernel. So the size of the
-//! file is noted all the time, and after the kill the file is cut to what it was a second before.
+//! kill -9 alone loses nothing, since written data that is not synced survives in the kernel. So
+//! the size of the file is sampled. After the kill, the file is truncated to its size of a second
+//! before.
 
 use std::collections::VecDeque;
 use std::io::Write;
@@ -12,23 +14,24 @@ use std::time::{Duration, Instant};
 
 use tokio::task::JoinHandle;
 
-/// What is not synced yet, at most, by Redis's own documentation.
+/// Longest time before a write is synced with `appendfsync everysec`, by Redis's documentation.
 pub(crate) const FSYNC_INTERVAL: Duration = Duration::from_secs(1);
-/// How often the size is noted.
+/// Interval between two samples of the size.
 const SAMPLE_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Notes sizes until dropped, and when Redis was killed.
+/// Sampler of the file's size until it is dropped, and record of the kills of Redis.
 #[derive(Debug)]
 pub(crate) struct AofSizes {
     folder: PathBuf,
-    /// From when to when each kill may have lost what was answered.
+    /// Begin and end of each time in which an acknowledged write may be lost.
     losses: Vec<(Instant, Instant)>,
-    /// Since when the disk is, or was last, full, and when that ended.
+    /// Begin of the last time with a full disk, and its end.
     full: Option<(Instant, Option<Instant>)>,
-    /// When the disk was full first since Redis read its log: from there on half a write may be in it.
-    suspect: Option<Instant>,
-    noted: Arc<Mutex<VecDeque<SizeSample>>>,
-    noting: JoinHandle<()>,
+    /// First time at which the disk was full since Redis read its log. A later write may be
+    /// incomplete in the log.
+    torn_since: Option<Instant>,
+    samples: Arc<Mutex<VecDeque<SizeSample>>>,
+    sampling: JoinHandle<()>,
 }
 
 #[derive(Clone, Debug)]
@@ -39,32 +42,32 @@ struct SizeSample {
 }
 
 impl AofSizes {
-    /// Notes what Redis writes below `folder`, its data folder.
-    pub(crate) fn note(folder: &Path) -> Self {
+    /// Starts to sample the append-only file in `folder`, Redis's data folder.
+    pub(crate) fn sample(folder: &Path) -> Self {
         let folder = folder.join("appendonlydir");
-        let noted: Arc<Mutex<VecDeque<SizeSample>>> = Arc::default();
-        let noting = tokio::spawn({
-            let (folder, noted) = (folder.clone(), Arc::clone(&noted));
+        let samples: Arc<Mutex<VecDeque<SizeSample>>> = Arc::default();
+        let sampling = tokio::spawn({
+            let (folder, samples) = (folder.clone(), Arc::clone(&samples));
             async move {
                 loop {
-                    if let Some(note) = newest(&folder) {
-                        let mut noted = noted.lock().unwrap_or_else(PoisonError::into_inner);
-                        noted.push_back(note);
-                        while noted
+                    if let Some(sample) = newest(&folder) {
+                        let mut samples = samples.lock().unwrap_or_else(PoisonError::into_inner);
+                        samples.push_back(sample);
+                        while samples
                             .front()
-                            .is_some_and(|note| note.at.elapsed() > 3 * FSYNC_INTERVAL)
+                            .is_some_and(|sample| sample.at.elapsed() > 3 * FSYNC_INTERVAL)
                         {
-                            noted.pop_front();
+                            samples.pop_front();
                         }
                     }
                     tokio::time::sleep(SAMPLE_INTERVAL).await;
                 }
             }
         });
-        Self { folder, losses: Vec::new(), full: None, suspect: None, noted, noting }
+        Self { folder, losses: Vec::new(), full: None, torn_since: None, samples, sampling }
     }
 
-    /// Notes that Redis is killed. What it could not write since the disk was full is lost, too.
+    /// Records a kill of Redis. Writes that failed on the full disk are lost too.
     pub(crate) fn record_kill(&mut self) {
         let now = Instant::now();
         let unwritten = self
@@ -73,11 +76,11 @@ impl AofSizes {
         self.losses.push((unwritten.map_or(now, |(since, _)| since), now));
     }
 
-    /// Notes that the disk is full now, or no longer.
+    /// Records that the disk is full, or no longer full.
     pub(crate) fn record_disk_full(&mut self, full: bool) {
         let now = Instant::now();
         if full {
-            self.suspect.get_or_insert(now);
+            self.torn_since.get_or_insert(now);
         }
         self.full = match self.full {
             Some((since, None)) if !full => Some((since, Some(now))),
@@ -86,12 +89,12 @@ impl AofSizes {
         };
     }
 
-    /// Notes that Redis has read its log.
+    /// Records that Redis has read its log.
     pub(crate) fn record_log_read(&mut self) {
-        self.suspect = None;
+        self.torn_since = None;
     }
 
-    /// From when to when what was answered may have been lost, seen from `began`.
+    /// Returns the times, relative to `began`, in which an acknowledged write may be lost.
     pub(crate) fn loss_windows(
         &self,
         began: Instant,
@@ -102,29 +105,31 @@ impl AofSizes {
         })
     }
 
-    /// Cuts the file that a killed Redis wrote last. Gives how many bytes that took.
+    /// Truncates the file that a killed Redis wrote last. Returns the number of bytes removed.
     pub(crate) fn truncate_unsynced(&self) -> u64 {
         let Some(now) = newest(&self.folder) else { return 0 };
-        let noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let synced = noted
+        let samples = self.samples.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let synced = samples
             .iter()
             .rev()
-            .find(|note| now.at - note.at >= FSYNC_INTERVAL && note.file == now.file);
-        // A file that did not exist a second ago may have nothing of it on disk.
-        let bytes = synced.map_or(0, |note| note.bytes).min(now.bytes);
-        let file =
-            std::fs::File::options().write(true).open(&now.file).expect("the append-only file");
-        file.set_len(bytes).expect("a shorter append-only file");
+            .find(|sample| now.at - sample.at >= FSYNC_INTERVAL && sample.file == now.file);
+        // A file that did not exist a second ago may have nothing on disk.
+        let bytes = synced.map_or(0, |sample| sample.bytes).min(now.bytes);
+        let file = std::fs::File::options()
+            .write(true)
+            .open(&now.file)
+            .expect("open the append-only file");
+        file.set_len(bytes).expect("truncate the append-only file");
         now.bytes - bytes
     }
 
-    /// Does what Redis asks for when it refuses its log: has `redis-check-aof` cut what is broken, which is half a write
-    /// from when the disk was full, and all that followed it until the kill.
+    /// Repairs a log that Redis refuses: `redis-check-aof` removes an incomplete write of a full
+    /// disk, and everything after it.
     ///
     /// # Errors
-    /// What that printed.
+    /// The output of `redis-check-aof`.
     pub(crate) fn repair(&mut self) -> Result<(), String> {
-        if let (Some(since), Some((from, _))) = (self.suspect, self.losses.last_mut()) {
+        if let (Some(since), Some((from, _))) = (self.torn_since, self.losses.last_mut()) {
             *from = since.min(*from);
         }
         let mut check = Command::new("redis-check-aof");
@@ -132,24 +137,24 @@ impl AofSizes {
         let started =
             check.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
         let mut started = started.map_err(|error| format!("redis-check-aof: {error}"))?;
-        if let Some(mut asked) = started.stdin.take() {
-            // It may have found nothing to ask about.
-            let _ = asked.write_all(b"y\ny\n");
+        if let Some(mut answers) = started.stdin.take() {
+            // The command may ask nothing.
+            let _ = answers.write_all(b"y\ny\n");
         }
-        let printed =
+        let output =
             started.wait_with_output().map_err(|error| format!("redis-check-aof: {error}"))?;
-        let text = String::from_utf8_lossy(&printed.stdout).into_owned();
-        if printed.status.success() { Ok(()) } else { Err(text) }
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        if output.status.success() { Ok(()) } else { Err(text) }
     }
 }
 
 impl Drop for AofSizes {
     fn drop(&mut self) {
-        self.noting.abort();
+        self.sampling.abort();
     }
 }
 
-/// The file that Redis appends to now, as its manifest says.
+/// Returns the file that Redis appends to, as named by its manifest.
 fn newest(folder: &Path) -> Option<SizeSample> {
     let manifest = std::fs::read_to_string(folder.join("appendonly.aof.manifest")).ok()?;
     let line = manifest.lines().rev().find(|line| line.trim_end().ends_with("type i"))?;

@@ -1,33 +1,33 @@
-//! Wall clocks that can be set, one per process: Debian's libfaketime, told through a file.
+//! Wall clocks that can be set per process, by Debian's libfaketime and its control file.
 //!
-//! Only the wall clock is moved; time-outs go on counting true seconds, as they do when an operator sets a clock.
+//! Only the wall clock is changed. Timeouts count true seconds, as when an operator sets a clock.
 
 use std::path::{Path, PathBuf};
 
-/// The wall clock of one process.
+/// Wall clock of one process.
 #[derive(Debug)]
 pub(crate) struct FakeClock {
-    /// What `LD_PRELOAD` names.
+    /// Value of `LD_PRELOAD`.
     libraries: String,
     file: PathBuf,
 }
 
 impl FakeClock {
-    /// The clock of the program `name`, whose file lies in `folder`.
+    /// Creates the clock of the program `name`, with its control file in `folder`.
     ///
     /// # Errors
-    /// What is not installed.
+    /// Names the package that is not installed.
     pub(crate) fn new(folder: &Path, name: &str) -> Result<Self, &'static str> {
         let library = library("faketime/libfaketime.so.1")
             .ok_or("libfaketime is not installed (Debian: faketime)")?;
         Ok(Self::with(folder, name, library.display().to_string()))
     }
 
-    /// The clock of redis-server. Its allocator asks for the time while libfaketime asks it for memory, and both wait
-    /// for ever, so it gets another one.
+    /// Creates the clock of redis-server, with another allocator. jemalloc reads the time while
+    /// libfaketime allocates memory, which deadlocks.
     ///
     /// # Errors
-    /// What is not installed.
+    /// Names the package that is not installed.
     pub(crate) fn of_redis(folder: &Path) -> Result<Self, &'static str> {
         let clock = Self::new(folder, "redis")?;
         let allocator = library("libtcmalloc_minimal.so.4")
@@ -41,7 +41,7 @@ impl FakeClock {
         clock
     }
 
-    /// What the process's environment must hold.
+    /// Returns the environment variables of the process.
     pub(crate) fn env(&self) -> [(&'static str, String); 5] {
         [
             ("LD_PRELOAD", self.libraries.clone()),
@@ -52,15 +52,15 @@ impl FakeClock {
         ]
     }
 
-    /// Sets it to the true time and `offset` seconds; the process sees it within a second.
+    /// Sets the clock to the true time plus `offset` seconds. The process sees it within a second.
     pub(crate) fn set(&self, offset: i64) {
         let new = self.file.with_extension("new");
-        std::fs::write(&new, format!("{offset:+}\n")).expect("a clock's file");
-        std::fs::rename(&new, &self.file).expect("a clock's file");
+        std::fs::write(&new, format!("{offset:+}\n")).expect("write the clock file");
+        std::fs::rename(&new, &self.file).expect("write the clock file");
     }
 }
 
-/// A library of the system, wherever that keeps it.
+/// Finds a library of the system in its usual folders.
 fn library(name: &str) -> Option<PathBuf> {
     let folders =
         std::fs::read_dir("/usr/lib").into_iter().flatten().flatten().map(|entry| entry.path());

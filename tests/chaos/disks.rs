@@ -1,7 +1,9 @@
-//! Small file systems that can run full, in a mount namespace of this process's own.
+//! Small file systems that can be filled, in a private mount namespace.
 //!
-//! Guarantee: nothing is mounted where another process could see it, and nothing stays mounted when this process ends,
-//! however it ends.
+//! # Guarantees
+//!
+//! - No other process sees the mounts, and they end with this process, even if it is killed. The
+//!   kernel removes the namespace.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -13,17 +15,18 @@ use std::time::Duration;
 use tests::process;
 use tokio::task::JoinHandle;
 
-/// Set in the process that has its own mounts.
+/// Variable that marks a process with its own mount namespace.
 const OWN_MOUNTS_ENV: &str = "CHAOS_OWN_MOUNTS";
-/// Size of a disk: much more than a run needs.
+/// Mount options. The size is much more than a run needs.
 const MOUNT_OPTIONS: &str = "size=768m,mode=0777";
-/// How often a disk that is to be full is filled again: what is on it may be deleted meanwhile.
+/// Interval at which a full disk is filled again, since files on it may be deleted meanwhile.
 const REFILL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Starts this program once more in a mount namespace of its own; returns only there, or when that cannot be.
+/// Restarts this program in a mount namespace of its own. Returns only in the new program, or on an
+/// error.
 ///
 /// # Errors
-/// When this system or user may not.
+/// If the system or the user may not create a mount namespace.
 pub(crate) fn own_mounts() -> io::Result<()> {
     if have_own_mounts() {
         return Ok(());
@@ -42,19 +45,19 @@ pub(crate) fn own_mounts() -> io::Result<()> {
     Err(again.args(std::env::args_os().skip(1)).env(OWN_MOUNTS_ENV, "1").exec())
 }
 
-/// Whether mounts of this process are its own.
+/// Returns true if this process has its own mount namespace.
 pub(crate) fn have_own_mounts() -> bool {
     std::env::var_os(OWN_MOUNTS_ENV).is_some()
 }
 
-/// A file system in memory.
+/// File system in memory.
 #[derive(Debug)]
 pub(crate) struct Disk {
     folder: tempfile::TempDir,
 }
 
 impl Disk {
-    /// Mounts one; `None`: it cannot be.
+    /// Mounts a file system. Returns `None` if that is not possible.
     pub(crate) fn mount() -> Option<Self> {
         if !have_own_mounts() {
             return None;
@@ -63,16 +66,16 @@ impl Disk {
         mount(folder.path(), MOUNT_OPTIONS).then_some(Self { folder })
     }
 
-    /// Where it is mounted.
+    /// Returns the mount point.
     pub(crate) fn path(&self) -> &Path {
         self.folder.path()
     }
 
-    /// Takes all of its space until the answer is dropped.
+    /// Fills the file system until the returned value is dropped.
     pub(crate) fn fill(&self) -> Filler {
         let path = self.path().join("filler");
         let file = path.clone();
-        // Made once: a refill that comes too late must not make it again.
+        // Created once, so that a late refill does not create the file again.
         drop(File::create(&path));
         fill(&file);
         let refilling = tokio::spawn(async move {
@@ -87,20 +90,20 @@ impl Disk {
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        // Lazily: somebody may still be in there. The namespace ends with this process anyway.
+        // A process may still use the mount. It ends with the namespace of this process anyway.
         let _ =
             Command::new("umount").arg("--lazy").arg(self.path()).stderr(Stdio::null()).status();
     }
 }
 
-/// Mounts a file system in memory at `path`.
+/// Mounts a file system in memory at `path`. Returns false on failure.
 pub(crate) fn mount(path: &Path, options: &str) -> bool {
     let mut mount = Command::new("mount");
     mount.args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(path).stderr(Stdio::null());
     mount.status().is_ok_and(|status| status.success())
 }
 
-/// Keeps a disk full until dropped.
+/// Keeps a disk full until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Filler {
     path: PathBuf,
@@ -114,7 +117,7 @@ impl Drop for Filler {
     }
 }
 
-/// Writes until nothing more fits.
+/// Writes until the disk is full.
 fn fill(path: &Path) {
     let Ok(mut file) = File::options().append(true).open(path) else { return };
     for size in [1 << 20, 4 << 10, 1] {

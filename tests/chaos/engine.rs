@@ -1,7 +1,10 @@
-//! Runs the schedule: makes a fault happen, holds it, undoes it, and measures how long it is felt afterwards.
+//! Runs the schedule: injects each fault, holds it, undoes it, and measures the recovery.
 //!
-//! Guarantee: a fault counts as over when every ingress that is not frozen has accepted a new event since, and the effects
-//! of all of these are in the database. One that is still felt after [`RECOVERY_TIMEOUT`] is reported as such.
+//! # Guarantees
+//!
+//! - The system has recovered when every ingress that is not frozen has accepted a new event, and
+//!   all of these took effect.
+//! - A fault without recovery within [`RECOVERY_TIMEOUT`] is reported.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,17 +21,17 @@ use crate::follower::CommitFollower;
 use crate::schedule::{FaultKind, FaultSchedule, PlannedFault, ScheduleStep};
 use crate::system::{ProcessState, SystemUnderTest};
 
-/// How long a fault may be felt after it is over. A worker that is frozen in the midst of a transaction keeps SQLite
-/// locked for as long as it is frozen.
+/// Longest recovery from a fault. A worker that is frozen during a transaction keeps SQLite locked
+/// while it is frozen.
 const RECOVERY_TIMEOUT: Duration = Duration::from_secs(90);
-/// How long one attempt of a probe may take.
+/// Timeout of one attempt of a probe.
 const PROBE_TIMEOUT: Duration = Duration::from_millis(1_500);
-/// Between two looks.
+/// Interval between two checks.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
-/// Numbers of probes begin here, those of events never get so far.
+/// First number of a probe event; the numbers of other events stay below it.
 const FIRST_PROBE_NUMBER: u64 = 1 << 40;
 
-/// Asks whether the system works.
+/// Measures whether the system works, with events of its own.
 #[derive(Debug)]
 pub(crate) struct Prober {
     seed: u64,
@@ -49,8 +52,8 @@ impl Prober {
         Self { seed, next: AtomicU64::new(FIRST_PROBE_NUMBER), senders, recorder, follower }
     }
 
-    /// How long it takes from now until each of `ingresses` has accepted an event and all of these took effect; `None`:
-    /// longer than [`RECOVERY_TIMEOUT`].
+    /// Returns the time until each of `ingresses` has accepted an event and all of these took
+    /// effect, or `None` after [`RECOVERY_TIMEOUT`].
     async fn time_until_working(self: Arc<Self>, ingresses: Vec<usize>) -> Option<Duration> {
         let begun = Instant::now();
         let mut asked = JoinSet::new();
@@ -80,11 +83,14 @@ impl Prober {
         let answer =
             tokio::time::timeout(PROBE_TIMEOUT, self.senders[ingress].request(method, &request))
                 .await;
-        let heard = answer
+        let answer_kind = answer
             .ok()
             .and_then(Result::ok)
             .map(|answer| self.recorder.record_answer(sent_event, &answer));
-        matches!(heard, Some(AnswerKind::Accepted | AnswerKind::Duplicate | AnswerKind::Wrong))
+        matches!(
+            answer_kind,
+            Some(AnswerKind::Accepted | AnswerKind::Duplicate | AnswerKind::Wrong)
+        )
     }
 
     async fn wait_for_effect(&self, sent_event: &SentEvent) {
@@ -95,31 +101,31 @@ impl Prober {
     }
 }
 
-/// What became of the faults of one kind.
+/// Recovery times of the faults of one kind.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct RecoveryStats {
-    /// How long each was felt after it was over.
+    /// Time until the system had recovered, per fault.
     pub(crate) recoveries: Vec<Duration>,
-    /// How many were still felt after [`RECOVERY_TIMEOUT`].
-    pub(crate) never: usize,
-    /// How many came as the second of two at a time, among them.
+    /// Number of faults without recovery within [`RECOVERY_TIMEOUT`].
+    pub(crate) unrecovered: usize,
+    /// Number of faults that were injected during another one.
     pub(crate) together: usize,
 }
 
-/// A fault that lasts while others come.
+/// A fault that lasts while others are injected.
 struct LastingFault {
     fault: PlannedFault,
     due: Instant,
-    lift: UndoAction,
+    undo: UndoAction,
 }
 
-/// Makes things fail.
+/// Injects the faults of a schedule.
 pub(crate) struct FaultEngine {
     system: SystemUnderTest,
     prober: Arc<Prober>,
     background: Vec<LastingFault>,
     recovering: JoinSet<(FaultKind, Option<Duration>)>,
-    felt: BTreeMap<FaultKind, RecoveryStats>,
+    recovery: BTreeMap<FaultKind, RecoveryStats>,
     began: Instant,
 }
 
@@ -130,12 +136,12 @@ impl FaultEngine {
             prober: Arc::new(prober),
             background: Vec::new(),
             recovering: JoinSet::new(),
-            felt: BTreeMap::new(),
+            recovery: BTreeMap::new(),
             began: Instant::now(),
         }
     }
 
-    /// Follows `schedule` for `duration`, then undoes everything but the jumps of clocks that stay.
+    /// Follows `schedule` for `duration`, then undoes all faults except permanent clock steps.
     pub(crate) async fn run(
         mut self,
         schedule: FaultSchedule,
@@ -149,64 +155,70 @@ impl FaultEngine {
             }
             self.step(step).await;
         }
-        // Without kinds there is nothing to do but to wait.
+        // Without kinds of faults the loop above ends at once.
         self.hold(end.saturating_duration_since(Instant::now())).await;
         while !self.background.is_empty() {
             self.hold(Duration::from_millis(100)).await;
         }
         while let Some(done) = self.recovering.join_next().await {
-            let (kind, felt) = done.expect("a measurement");
-            self.note(kind, felt, false);
+            let (kind, recovery) = done.expect("the recovery task must not panic");
+            self.record(kind, recovery, false);
         }
         self.system.supervise().await;
-        (self.system, self.felt)
+        (self.system, self.recovery)
     }
 
     async fn step(&mut self, step: ScheduleStep) {
         let ScheduleStep { fault, companion, .. } = step;
-        let Some(lift) = faults::inject(&mut self.system, &fault).await else { return };
-        self.tell(&fault, "");
+        let Some(undo) = faults::inject(&mut self.system, &fault).await else { return };
+        self.print_fault(&fault, "");
         if fault.kind.is_background() {
-            self.background.push(LastingFault { fault, due: Instant::now() + fault.holds, lift });
+            self.background.push(LastingFault {
+                fault,
+                due: Instant::now() + fault.duration,
+                undo,
+            });
             return;
         }
-        // The second of two comes in the midst of the first. One that needs Redis cannot while that is down.
+        // The second fault begins in the middle of the first. A fault that needs Redis cannot be
+        // injected while Redis is down.
         let second = match companion {
             Some(second) if !needs_redis(second.kind) || !stops_redis(fault.kind) => {
-                self.hold(fault.holds / 2).await;
-                faults::inject(&mut self.system, &second).await.map(|lift| (second, lift))
+                self.hold(fault.duration / 2).await;
+                faults::inject(&mut self.system, &second).await.map(|undo| (second, undo))
             }
             _ => None,
         };
-        let rest = if second.is_some() { fault.holds / 2 } else { fault.holds };
+        let rest = if second.is_some() { fault.duration / 2 } else { fault.duration };
         if let Some((second, _)) = &second {
-            self.tell(second, "  (meanwhile)");
+            self.print_fault(second, "  (meanwhile)");
         }
         self.hold(rest).await;
         let mut kinds = vec![(fault.kind, false)];
-        if let Some((second, lift)) = second {
-            faults::undo(&mut self.system, lift).await;
+        if let Some((second, undo)) = second {
+            faults::undo(&mut self.system, undo).await;
             kinds.push((second.kind, true));
         }
-        faults::undo(&mut self.system, lift).await;
-        let felt = self.recover().await;
+        faults::undo(&mut self.system, undo).await;
+        let recovery = self.recover().await;
         for (kind, together) in kinds {
-            self.note(kind, felt, together);
+            self.record(kind, recovery, together);
         }
     }
 
-    /// Waits until the system works again; what is frozen is thawed when it is time.
+    /// Waits until the system has recovered, and undoes lasting faults when they are due.
     async fn recover(&mut self) -> Option<Duration> {
-        let mut works = tokio::spawn(Arc::clone(&self.prober).time_until_working(self.answering()));
+        let mut probing =
+            tokio::spawn(Arc::clone(&self.prober).time_until_working(self.answering()));
         loop {
             tokio::select! {
-                felt = &mut works => return felt.expect("a measurement"),
+                recovery = &mut probing => return recovery.expect("the recovery task must not panic"),
                 () = tokio::time::sleep(POLL_INTERVAL) => self.restart_ended().await,
             }
         }
     }
 
-    /// Ingress replicas that can answer.
+    /// Returns the positions of the ingress replicas that can answer.
     fn answering(&self) -> Vec<usize> {
         let nodes = self.system.ingresses.iter().enumerate();
         nodes.filter(|(_, node)| node.state == ProcessState::Up).map(|(at, _)| at).collect()
@@ -223,32 +235,39 @@ impl FaultEngine {
 
     async fn restart_ended(&mut self) {
         while let Some(at) = self.background.iter().position(|one| one.due <= Instant::now()) {
-            let LastingFault { fault, lift, .. } = self.background.swap_remove(at);
-            faults::undo(&mut self.system, lift).await;
-            let works = Arc::clone(&self.prober).time_until_working(self.answering());
-            self.recovering.spawn(async move { (fault.kind, works.await) });
+            let LastingFault { fault, undo, .. } = self.background.swap_remove(at);
+            faults::undo(&mut self.system, undo).await;
+            let probing = Arc::clone(&self.prober).time_until_working(self.answering());
+            self.recovering.spawn(async move { (fault.kind, probing.await) });
         }
         self.system.restart_ended();
     }
 
-    fn note(&mut self, kind: FaultKind, felt: Option<Duration>, together: bool) {
-        let of_kind = self.felt.entry(kind).or_default();
+    fn record(&mut self, kind: FaultKind, recovery: Option<Duration>, together: bool) {
+        let of_kind = self.recovery.entry(kind).or_default();
         of_kind.together += usize::from(together);
-        match felt {
-            Some(felt) => of_kind.recoveries.push(felt),
-            None => of_kind.never += 1,
+        match recovery {
+            Some(recovery) => of_kind.recoveries.push(recovery),
+            None => of_kind.unrecovered += 1,
         }
-        let felt = felt.map_or_else(
-            || "still felt".to_owned(),
-            |felt| format!("felt for {} ms", felt.as_millis()),
+        let recovery = recovery.map_or_else(
+            || "not recovered".to_owned(),
+            |recovery| format!("recovered after {} ms", recovery.as_millis()),
         );
-        eprintln!("chaos: {:>6.1} s    {} {felt}", self.began.elapsed().as_secs_f64(), kind.name());
+        eprintln!(
+            "chaos: {:>6.1} s    {} {recovery}",
+            self.began.elapsed().as_secs_f64(),
+            kind.name()
+        );
     }
 
-    fn tell(&self, fault: &PlannedFault, more: &str) {
-        let (at, holds, details) =
-            (self.began.elapsed().as_secs_f64(), fault.holds.as_millis(), faults::details(fault));
-        eprintln!("chaos: {at:>6.1} s  {}{details} for {holds} ms{more}", fault.kind.name());
+    fn print_fault(&self, fault: &PlannedFault, more: &str) {
+        let (at, duration, details) = (
+            self.began.elapsed().as_secs_f64(),
+            fault.duration.as_millis(),
+            faults::details(fault),
+        );
+        eprintln!("chaos: {at:>6.1} s  {}{details} for {duration} ms{more}", fault.kind.name());
     }
 }
 

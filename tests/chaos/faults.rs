@@ -1,4 +1,4 @@
-//! How each kind of fault is done, and how it is undone.
+//! Injects and undoes each kind of fault.
 
 use std::time::{Duration, Instant};
 
@@ -12,22 +12,22 @@ use crate::disks::Filler;
 use crate::schedule::{FaultKind, PlannedFault};
 use crate::system::{ProcessKind, ProcessState, SystemUnderTest};
 
-/// What a process that is told to stop may take: its grace period and some more.
+/// Longest stop of a process: its grace period and a margin.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
-/// What a process that was started may take until it is ready.
+/// Longest time from the start of a process until it is ready.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long a lock is waited for.
+/// Longest wait for a lock.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(1);
-/// The platforms whose groups are destroyed.
+/// Platforms whose consumer groups are destroyed.
 const PLATFORMS: [&str; 7] =
     ["sessions", "mux", "livekit", "realcast", "netflix", "streamgank", "studio"];
-/// Where wall clocks jump to, in seconds ahead of the true time. A day and an hour outlast every marker.
+/// Offsets of stepped wall clocks, in s. The largest outlasts every dedup marker.
 const CLOCK_OFFSETS: [i64; 10] = [0, 30, -30, 0, 240, -240, 0, 3_600, -3_600, 90_000];
 
-/// How long Redis remembers an event, in s: ingress's `DEDUP_TTL_HOURS`.
+/// Lifetime of a dedup marker in s: the default `DEDUP_TTL_HOURS` of ingress.
 const DEDUP_TTL_SECONDS: i64 = 86_400;
 
-/// What ends a fault.
+/// Action that undoes a fault.
 pub(crate) enum UndoAction {
     NoAction,
     Respawn(ProcessKind, usize),
@@ -45,13 +45,13 @@ pub(crate) enum UndoAction {
     IngressClock(usize),
 }
 
-/// Makes `fault` happen; `None`: there is nothing that it could happen to now.
+/// Injects `fault`. Returns `None` if it has no target now.
 pub(crate) async fn inject(
     system: &mut SystemUnderTest,
     fault: &PlannedFault,
 ) -> Option<UndoAction> {
     let PlannedFault { kind, target, extent, .. } = *fault;
-    let lift = match kind {
+    let undo = match kind {
         FaultKind::KillIngress => kill(system, ProcessKind::Ingress, target)?,
         FaultKind::KillWorker => kill(system, ProcessKind::Worker, target)?,
         FaultKind::FreezeIngress => freeze(system, ProcessKind::Ingress, target)?,
@@ -105,7 +105,7 @@ pub(crate) async fn inject(
             UndoAction::RedisSpace(filler)
         }
         FaultKind::FullSqlite => UndoAction::DatabaseSpace(system.database_disk.as_ref()?.fill()),
-        // Not while a worker that is frozen has it.
+        // Fails while a frozen worker holds the lock.
         FaultKind::LockSqlite => UndoAction::Lock(
             ExclusiveLock::try_take(&system.stack.database, LOCK_TIMEOUT).await.ok()?,
         ),
@@ -120,20 +120,20 @@ pub(crate) async fn inject(
         }
         FaultKind::ClockIngress => {
             let at = system.pick(ProcessKind::Ingress, target)?;
-            // Of two clocks that agree nobody can tell that both are wrong.
-            if jump(extent) != 0 && jump(extent) == system.redis_ahead {
+            // Two equal clocks are indistinguishable from correct ones.
+            if clock_offset(extent) != 0 && clock_offset(extent) == system.redis_ahead {
                 return None;
             }
-            system.ingresses[at].clock.as_ref().ok()?.set(jump(extent));
+            system.ingresses[at].clock.as_ref().ok()?.set(clock_offset(extent));
             UndoAction::IngressClock(at)
         }
         FaultKind::ClockWorker => {
             let at = system.pick(ProcessKind::Worker, target)?;
-            system.workers[at].clock.as_ref().ok()?.set(jump(extent));
+            system.workers[at].clock.as_ref().ok()?.set(clock_offset(extent));
             UndoAction::NoAction
         }
         FaultKind::ClockRedis => {
-            let ahead = jump(extent);
+            let ahead = clock_offset(extent);
             system.redis_clock.as_ref().ok()?.set(ahead);
             if ahead - system.redis_ahead >= DEDUP_TTL_SECONDS {
                 system.markers_expired_at.push(Instant::now());
@@ -142,14 +142,14 @@ pub(crate) async fn inject(
             UndoAction::NoAction
         }
     };
-    Some(lift)
+    Some(undo)
 }
 
-/// What the kind alone does not tell.
+/// Returns the details of a fault beside its kind.
 pub(crate) fn details(fault: &PlannedFault) -> String {
     match fault.kind {
         FaultKind::ClockIngress | FaultKind::ClockWorker | FaultKind::ClockRedis => {
-            format!(" {:+} s", jump(fault.extent))
+            format!(" {:+} s", clock_offset(fault.extent))
         }
         FaultKind::DropGroup => format!(" {}", PLATFORMS[fault.target % PLATFORMS.len()]),
         _ => String::new(),
@@ -157,8 +157,8 @@ pub(crate) fn details(fault: &PlannedFault) -> String {
 }
 
 /// Undoes a fault.
-pub(crate) async fn undo(system: &mut SystemUnderTest, lift: UndoAction) {
-    match lift {
+pub(crate) async fn undo(system: &mut SystemUnderTest, undo: UndoAction) {
+    match undo {
         UndoAction::NoAction => {}
         UndoAction::Respawn(which, at) => system.respawn(which, at),
         UndoAction::Thaw(which, at) => {
@@ -181,7 +181,8 @@ pub(crate) async fn undo(system: &mut SystemUnderTest, lift: UndoAction) {
             if let Some(aof) = &mut system.aof {
                 aof.record_disk_full(false);
             }
-            // With `appendfsync always` Redis ends when it cannot write its log; with `everysec` it refuses writes.
+            // With `appendfsync always`, Redis exits when it cannot write its log. With `everysec`
+            // it refuses writes.
             if !system.stack.redis.process().is_running() {
                 system.start_redis().await;
             }
@@ -220,7 +221,7 @@ fn freeze(system: &mut SystemUnderTest, which: ProcessKind, target: usize) -> Op
     Some(UndoAction::Thaw(which, at))
 }
 
-/// One after the other is told to stop, is started again, and is waited for.
+/// Stops each process, starts it again and waits until it is ready, one after the other.
 async fn roll(system: &mut SystemUnderTest, which: ProcessKind) -> UndoAction {
     for at in 0..system.nodes(which).len() {
         let node = &mut system.nodes(which)[at];
@@ -230,29 +231,27 @@ async fn roll(system: &mut SystemUnderTest, which: ProcessKind) -> UndoAction {
         node.server.process.terminate();
         node.state = ProcessState::Down;
         let name = node.name.clone();
-        let ended = poll::try_until("it stops", STOP_TIMEOUT, async || {
-            node.server.process.status().ok_or("it runs")
+        let ended = poll::try_until("the process exits", STOP_TIMEOUT, async || {
+            node.server.process.status().ok_or("it still runs")
         })
         .await;
         match ended {
             Ok(status) if status.success() => {}
-            Ok(status) => {
-                system.complaints.push(format!("{name} was told to stop and ended with {status}"))
-            }
+            Ok(status) => system.complaints.push(format!("{name} exited with {status} on SIGTERM")),
             Err(_) => system
                 .complaints
-                .push(format!("{name} was told to stop and did not within {STOP_TIMEOUT:?}")),
+                .push(format!("{name} did not exit within {STOP_TIMEOUT:?} of SIGTERM")),
         }
         system.respawn(which, at);
         let server = &system.nodes(which)[at].server;
-        let ready = poll::try_until("it is ready", START_TIMEOUT, async || {
+        let ready = poll::try_until("the process is ready", START_TIMEOUT, async || {
             match server.probe("/ready").await {
                 Some(200) => Ok(()),
                 other => Err(format!("{other:?}")),
             }
         });
         if let Err(late) = ready.await {
-            system.complaints.push(format!("{name} was started: {late}"));
+            system.complaints.push(format!("{name} was restarted and is not ready: {late}"));
         }
     }
     UndoAction::NoAction
@@ -281,6 +280,6 @@ fn delay(extent: u32) -> ProxyMode {
     ))
 }
 
-fn jump(extent: u32) -> i64 {
+fn clock_offset(extent: u32) -> i64 {
     CLOCK_OFFSETS[extent as usize % CLOCK_OFFSETS.len()]
 }

@@ -1,4 +1,4 @@
-//! Sees every commit as it happens, so that it is known how long an accepted event took to take effect.
+//! Follows the commits, to measure the time from acceptance to effect.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,31 +8,31 @@ use tests::database::Database;
 use tests::ledger::triggers;
 use tokio::task::JoinHandle;
 
-/// How often it looks: what a commit may seem to be late.
+/// Interval of the queries; a commit is seen at most this late.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
-/// How long a number that was skipped is waited for: a transaction that began earlier may commit later.
+/// Longest wait for a skipped number, since a transaction that began earlier may commit later.
 const GAP_TIMEOUT: Duration = Duration::from_secs(30);
-/// Skipped numbers that are waited for at most.
+/// Most skipped numbers that are waited for.
 const MAX_GAPS: usize = 2_000;
 
 type SeenEvents = HashMap<(String, String), Instant>;
 
-/// Looks until dropped.
+/// Polls the database until it is dropped.
 #[derive(Debug)]
 pub(crate) struct CommitFollower {
     seen: Arc<Mutex<SeenEvents>>,
-    looking: JoinHandle<()>,
+    polling: JoinHandle<()>,
 }
 
 impl CommitFollower {
-    /// Begins to look.
+    /// Starts to poll.
     pub(crate) fn start(database: Database) -> Self {
         let seen: Arc<Mutex<SeenEvents>> = Arc::default();
-        let looking = tokio::spawn(follow(database, Arc::clone(&seen)));
-        Self { seen, looking }
+        let polling = tokio::spawn(follow(database, Arc::clone(&seen)));
+        Self { seen, polling }
     }
 
-    /// When the effect of an event was seen.
+    /// Returns the time at which the effect of an event was seen.
     pub(crate) fn seen(&self, platform: &str, id: &str) -> Option<Instant> {
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         seen.get(&(platform.to_owned(), id.to_owned())).copied()
@@ -41,7 +41,7 @@ impl CommitFollower {
 
 impl Drop for CommitFollower {
     fn drop(&mut self) {
-        self.looking.abort();
+        self.polling.abort();
     }
 }
 
@@ -50,11 +50,11 @@ async fn follow(database: Database, seen: Arc<Mutex<SeenEvents>>) {
     loop {
         tokio::time::sleep(POLL_INTERVAL).await;
         let open: Vec<i64> = gaps.keys().copied().collect();
-        // A database that is away is looked at again.
-        let look =
+        // While the database is unavailable, the query is repeated.
+        let query =
             tokio::time::timeout(Duration::from_secs(5), triggers::applied(&database, last, &open))
                 .await;
-        let Ok(Ok(rows)) = look else { continue };
+        let Ok(Ok(rows)) = query else { continue };
         let now = Instant::now();
         let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
         for (number, platform, id) in rows {

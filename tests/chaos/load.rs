@@ -1,7 +1,9 @@
-//! The providers: they send, and send again until they are answered 2xx.
+//! Providers: they send each event until it is answered with 2xx.
 //!
-//! Guarantee: an event that got no answer, a 429 or a 503 is sent again, to the next ingress, for as long as the run
-//! lasts and [`DRAIN_TIMEOUT`] beyond it.
+//! # Guarantees
+//!
+//! - An event without an answer, or answered with 429 or 503, is retried at the next ingress until
+//!   [`DRAIN_TIMEOUT`] after the run.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,30 +16,30 @@ use tests::sender::{self, Sender};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
-/// How long an answer is waited for.
+/// Timeout of an answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(6);
-/// Between two attempts; grows with their number.
+/// Pause between two attempts, multiplied by the number of attempts.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 const MAX_RETRY_PAUSE: Duration = Duration::from_secs(1);
-/// Events that are on their way at a time; beyond it nothing new is begun.
+/// Most events in flight; above it no new event is started.
 const MAX_IN_FLIGHT: u32 = 512;
-/// How long events that are not answered yet are sent again after the run.
+/// Time after the run in which unanswered events are retried.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(60);
-/// How often a forged request is tried while nobody answers.
+/// Most attempts of a forged request without an answer.
 const MAX_FORGED_TRIES: u32 = 3;
 
-/// What was sent.
+/// Counts of the requests and their answers.
 #[derive(Debug)]
 pub(crate) struct LoadTotals {
-    /// Latency of answers 2xx, in µs, each attempt by itself.
+    /// Latency of 2xx answers in µs, per attempt.
     pub(crate) latency: Histogram<u64>,
-    /// All requests.
+    /// Requests sent.
     pub(crate) requests: u64,
     /// Answers 429 and 503.
     pub(crate) busy: u64,
     /// Requests without an answer.
     pub(crate) unanswered: u64,
-    /// Forged requests that were refused.
+    /// Forged requests that were rejected.
     pub(crate) refused: u64,
 }
 
@@ -49,21 +51,21 @@ struct LoadState {
     busy: AtomicU64,
     unanswered: AtomicU64,
     refused: AtomicU64,
-    /// No new events.
-    over: AtomicBool,
-    /// No new attempts either.
+    /// True after the run: no new event is started.
+    is_over: AtomicBool,
+    /// True after the drain timeout: no attempt is made.
     given_up: AtomicBool,
-    places: Arc<Semaphore>,
+    slots: Arc<Semaphore>,
 }
 
-/// The load.
+/// Load of the providers.
 pub(crate) struct ProviderLoad {
     shared: Arc<LoadState>,
     producing: JoinHandle<()>,
 }
 
 impl ProviderLoad {
-    /// Sends announcements of the rooms that everything else is about, and waits until they are promised.
+    /// Announces the rooms of the other events, and waits until every announcement is accepted.
     pub(crate) async fn announce_rooms(
         generator: &mut Generator,
         senders: &[Sender],
@@ -82,14 +84,14 @@ impl ProviderLoad {
         }
     }
 
-    /// Begins to send `rate` events a second.
+    /// Starts to send `rate` events per second.
     pub(crate) fn start(
         generator: Generator,
         senders: Vec<Sender>,
         recorder: Arc<RequestRecorder>,
         rate: u32,
     ) -> Self {
-        let latency = Histogram::new_with_bounds(1, 60_000_000, 3).expect("a histogram");
+        let latency = Histogram::new_with_bounds(1, 60_000_000, 3).expect("valid histogram bounds");
         let shared = Arc::new(LoadState {
             senders,
             recorder,
@@ -98,19 +100,19 @@ impl ProviderLoad {
             busy: AtomicU64::new(0),
             unanswered: AtomicU64::new(0),
             refused: AtomicU64::new(0),
-            over: AtomicBool::new(false),
+            is_over: AtomicBool::new(false),
             given_up: AtomicBool::new(false),
-            places: Arc::new(Semaphore::new(MAX_IN_FLIGHT as usize)),
+            slots: Arc::new(Semaphore::new(MAX_IN_FLIGHT as usize)),
         });
         let producing = tokio::spawn(produce(generator, Arc::clone(&shared), rate));
         Self { shared, producing }
     }
 
-    /// Begins no new event, and waits until every one has been answered, at most [`DRAIN_TIMEOUT`].
+    /// Starts no new event, and waits until all are answered, at most [`DRAIN_TIMEOUT`].
     pub(crate) async fn finish(self) -> LoadTotals {
-        self.shared.over.store(true, Ordering::Relaxed);
-        self.producing.await.expect("the load");
-        let all = self.shared.places.acquire_many(MAX_IN_FLIGHT);
+        self.shared.is_over.store(true, Ordering::Relaxed);
+        self.producing.await.expect("the load task must not panic");
+        let all = self.shared.slots.acquire_many(MAX_IN_FLIGHT);
         if tokio::time::timeout(DRAIN_TIMEOUT, all).await.is_err() {
             self.shared.given_up.store(true, Ordering::Relaxed);
         }
@@ -128,22 +130,22 @@ impl ProviderLoad {
 async fn produce(mut generator: Generator, shared: Arc<LoadState>, rate: u32) {
     let every = Duration::from_secs(1) / rate;
     let mut next = tokio::time::Instant::now();
-    while !shared.over.load(Ordering::Relaxed) {
+    while !shared.is_over.load(Ordering::Relaxed) {
         tokio::time::sleep_until(next).await;
-        // What could not be begun in time is not made up for all at once.
+        // Limits the burst after a delay to 20 events.
         next = (next + every).max(tokio::time::Instant::now() - 20 * every);
-        let place = Arc::clone(&shared.places).acquire_owned();
-        let Ok(Ok(place)) = tokio::time::timeout(RETRY_PAUSE, place).await else { continue };
+        let slot = Arc::clone(&shared.slots).acquire_owned();
+        let Ok(Ok(slot)) = tokio::time::timeout(RETRY_PAUSE, slot).await else { continue };
         let Some(sent_event) = generator.next() else { return };
         let shared = Arc::clone(&shared);
         tokio::spawn(async move {
             deliver(&shared, &sent_event).await;
-            drop(place);
+            drop(slot);
         });
     }
 }
 
-/// Sends one event until it is answered for good, then its copies.
+/// Sends one event until its answer is final, then its duplicates.
 async fn deliver(shared: &LoadState, sent_event: &SentEvent) {
     for attempt in 0_u32.. {
         match send(shared, sent_event, attempt).await {
@@ -178,8 +180,8 @@ async fn send(shared: &LoadState, sent_event: &SentEvent, attempt: u32) -> Optio
         shared.unanswered.fetch_add(1, Ordering::Relaxed);
         return None;
     };
-    let heard = shared.recorder.record_answer(sent_event, &answer);
-    match heard {
+    let answer_kind = shared.recorder.record_answer(sent_event, &answer);
+    match answer_kind {
         AnswerKind::Accepted | AnswerKind::Duplicate => {
             let micros = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
             shared.latency.lock().unwrap_or_else(PoisonError::into_inner).saturating_record(micros);
@@ -187,5 +189,5 @@ async fn send(shared: &LoadState, sent_event: &SentEvent, attempt: u32) -> Optio
         AnswerKind::Busy => drop(shared.busy.fetch_add(1, Ordering::Relaxed)),
         AnswerKind::Refused | AnswerKind::Wrong => {}
     }
-    Some(heard)
+    Some(answer_kind)
 }

@@ -1,17 +1,22 @@
-//! Failure runs: a whole system under load while everything that can fail does, and a judgement at the end.
+//! Failure run: a whole system under load, with injected faults, and a check of every event and row
+//! at the end.
 //!
-//! Guarantee: every request that was answered 2xx is accounted for afterwards, and every row is compared with what a
-//! sequential model makes of the events that took effect. Which events are sent, and which faults follow each other with
-//! which targets and durations, is decided by the seed alone; when a fault begins depends on how long the one before it
-//! was felt. All servers are started here, on free ports and in temporary folders, and ended again.
+//! # Guarantees
+//!
+//! - Every event answered with 2xx is accounted for at the end. Every row is compared with a
+//!   sequential model of the events that took effect.
+//! - The seed determines the events, the faults, their targets and their durations
+//!   (`schedule_with_one_seed_repeats_its_steps`, `generator_with_one_seed_repeats_its_requests`).
+//!   The time of a fault also depends on the recovery from the one before.
+//! - All servers are started by the run, on free ports and in temporary folders, and ended with it.
 //!
 //! ```text
-//! cargo run --release -p tests --bin chaos                              # ten minutes on SQLite
+//! cargo run --release -p tests --bin chaos                     # ten minutes on SQLite
 //! cargo run --release -p tests --bin chaos -- --database postgres
 //! cargo run --release -p tests --bin chaos -- --seconds 60 --seed 7 --faults kill-worker,cut-redis
 //! ```
 
-// A command-line tool: its report goes to standard output, its progress to standard error.
+// The report goes to standard output, the progress to standard error.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
 
 mod aof;
@@ -37,7 +42,7 @@ use options::ChaosOptions;
 fn main() -> ExitCode {
     let options = ChaosOptions::parse();
     if let Err(error) = disks::own_mounts() {
-        eprintln!("chaos: no mounts of its own ({error}): disks will not run full");
+        eprintln!("chaos: cannot create a mount namespace ({error}); full disks are left out");
     }
     if let Err(error) = tests::binaries::build("chaos") {
         eprintln!("chaos: {error}");
@@ -45,10 +50,10 @@ fn main() -> ExitCode {
     }
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    let runtime = runtime.expect("a runtime");
+    let runtime = runtime.expect("start the Tokio runtime");
     let report = runtime.block_on(run::run(&options));
     let text = if options.json { report.json() + "\n" } else { report.table() };
-    // A reader that has seen enough is no error.
+    // A closed pipe is not an error.
     match io::stdout().write_all(text.as_bytes()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => return ExitCode::FAILURE,
         _ => {}

@@ -1,4 +1,4 @@
-//! What came of a run, as a table or as one JSON object.
+//! Report of a run, as a table or as one JSON object.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -14,25 +14,25 @@ use crate::load::LoadTotals;
 use crate::options::ChaosOptions;
 use crate::schedule::FaultKind;
 
-/// Examples shown of each kind of failure.
+/// Most examples shown per kind of failure.
 const MAX_SHOWN_EXAMPLES: usize = 8;
 
-/// Everything worth telling.
+/// Results of a run.
 #[derive(Debug)]
 pub(crate) struct ChaosReport {
     seed: u64,
     setting: String,
-    felt: BTreeMap<FaultKind, RecoveryStats>,
-    sent: LoadTotals,
+    stats: BTreeMap<FaultKind, RecoveryStats>,
+    totals: LoadTotals,
     verdict: JudgeVerdict,
     commits: Histogram<u64>,
-    /// Genuine events that were never answered 2xx.
+    /// Valid events that were never answered with 2xx.
     pub(crate) unanswered: usize,
-    /// What must not have been.
+    /// Violations that concern no event.
     pub(crate) complaints: Vec<String>,
-    /// Processes that ended by themselves.
+    /// Processes that exited unexpectedly.
     pub(crate) ended: Vec<String>,
-    /// How long all of it took.
+    /// Duration of the whole run.
     pub(crate) took: Duration,
 }
 
@@ -49,8 +49,8 @@ impl ChaosReport {
     pub(crate) fn new(
         seed: u64,
         options: &ChaosOptions,
-        felt: BTreeMap<FaultKind, RecoveryStats>,
-        sent: LoadTotals,
+        stats: BTreeMap<FaultKind, RecoveryStats>,
+        totals: LoadTotals,
         verdict: JudgeVerdict,
     ) -> Self {
         let (database, fsync) =
@@ -66,10 +66,11 @@ impl ChaosReport {
         Self {
             seed,
             setting,
-            felt,
-            sent,
+            stats,
+            totals,
             verdict,
-            commits: Histogram::new_with_bounds(1, 3_600_000_000, 3).expect("a histogram"),
+            commits: Histogram::new_with_bounds(1, 3_600_000_000, 3)
+                .expect("valid histogram bounds"),
             unanswered: 0,
             complaints: Vec::new(),
             ended: Vec::new(),
@@ -77,33 +78,33 @@ impl ChaosReport {
         }
     }
 
-    /// Notes how long after its answer an event took effect.
+    /// Records the time from the answer of an event to its effect.
     pub(crate) fn record_commit(&mut self, after: Duration) {
         self.commits.saturating_record(u64::try_from(after.as_micros()).unwrap_or(u64::MAX).max(1));
     }
 
-    /// Whether nothing happened that must not.
+    /// Returns true if no check failed.
     pub(crate) fn is_good(&self) -> bool {
-        let felt = self.felt.values().all(|felt| felt.never == 0);
-        self.verdict.is_good() && self.unanswered == 0 && self.complaints.is_empty() && felt
+        let recovered = self.stats.values().all(|stats| stats.unrecovered == 0);
+        self.verdict.is_good() && self.unanswered == 0 && self.complaints.is_empty() && recovered
     }
 
-    fn recovery(felt: &RecoveryStats) -> Recovery {
-        let mut times: Vec<u128> = felt.recoveries.iter().map(Duration::as_millis).collect();
+    fn recovery(stats: &RecoveryStats) -> Recovery {
+        let mut times: Vec<u128> = stats.recoveries.iter().map(Duration::as_millis).collect();
         times.sort_unstable();
         Recovery {
-            count: felt.recoveries.len() + felt.never,
-            together: felt.together,
-            still_felt: felt.never,
+            count: stats.recoveries.len() + stats.unrecovered,
+            together: stats.together,
+            still_felt: stats.unrecovered,
             recovery_ms_p50: times.get(times.len() / 2).copied().unwrap_or_default(),
             recovery_ms_max: times.last().copied().unwrap_or_default(),
         }
     }
 
-    /// One JSON object.
+    /// Returns the report as one JSON object.
     pub(crate) fn json(&self) -> String {
         let faults: BTreeMap<String, Recovery> =
-            self.felt.iter().map(|(kind, felt)| (kind.name(), Self::recovery(felt))).collect();
+            self.stats.iter().map(|(kind, stats)| (kind.name(), Self::recovery(stats))).collect();
         let ms = |of: &Histogram<u64>, quantile| of.value_at_quantile(quantile) as f64 / 1000.0;
         json!({
             "good": self.is_good(),
@@ -111,12 +112,12 @@ impl ChaosReport {
             "setting": self.setting,
             "seconds": self.took.as_secs(),
             "faults": faults,
-            "requests": self.sent.requests,
-            "busy": self.sent.busy,
-            "without_answer": self.sent.unanswered,
-            "forged_refused": self.sent.refused,
+            "requests": self.totals.requests,
+            "busy": self.totals.busy,
+            "without_answer": self.totals.unanswered,
+            "forged_refused": self.totals.refused,
             "never_accepted": self.unanswered,
-            "accept_ms": {"p50": ms(&self.sent.latency, 0.5), "p99": ms(&self.sent.latency, 0.99)},
+            "accept_ms": {"p50": ms(&self.totals.latency, 0.5), "p99": ms(&self.totals.latency, 0.99)},
             "accept_to_commit_ms": {"p50": ms(&self.commits, 0.5), "p99": ms(&self.commits, 0.99)},
             "verdict": self.verdict,
             "complaints": self.complaints,
@@ -125,26 +126,25 @@ impl ChaosReport {
         .to_string()
     }
 
-    /// For people.
+    /// Returns the report as a table.
     pub(crate) fn table(&self) -> String {
         let mut out = String::new();
         let _ = writeln!(out, "\nseed {}: {}\n", self.seed, self.setting);
-        let _ =
-            writeln!(out, "{:<22}{:>6}{:>22}{:>12}", "fault", "count", "felt after it, p50", "max");
+        let _ = writeln!(out, "{:<22}{:>6}{:>22}{:>12}", "fault", "count", "recovery p50", "max");
         let mut all = RecoveryStats::default();
-        for (kind, felt) in &self.felt {
-            self.line(&mut out, &kind.name(), felt);
-            all.recoveries.extend(&felt.recoveries);
-            all.never += felt.never;
+        for (kind, stats) in &self.stats {
+            self.line(&mut out, &kind.name(), stats);
+            all.recoveries.extend(&stats.recoveries);
+            all.unrecovered += stats.unrecovered;
         }
-        self.line(&mut out, &format!("{} kinds", self.felt.len()), &all);
+        self.line(&mut out, &format!("{} kinds", self.stats.len()), &all);
         let ms = |of: &Histogram<u64>, quantile| of.value_at_quantile(quantile) as f64 / 1000.0;
         let _ = writeln!(
             out,
             "\n{} requests: {} answered 429 or 503, {} without an answer, {} forged and refused",
-            self.sent.requests, self.sent.busy, self.sent.unanswered, self.sent.refused
+            self.totals.requests, self.totals.busy, self.totals.unanswered, self.totals.refused
         );
-        let (accept, commit) = (&self.sent.latency, &self.commits);
+        let (accept, commit) = (&self.totals.latency, &self.commits);
         let _ = writeln!(
             out,
             "accept            p50 {:>9.1} ms   p99 {:>9.1} ms",
@@ -160,14 +160,14 @@ impl ChaosReport {
         let verdict = &self.verdict;
         let _ = writeln!(
             out,
-            "\naccepted {}: {:?}; {} rows and {} states of rows compared",
+            "\naccepted {}: {:?}; {} rows and {} row states compared",
             verdict.promised, verdict.places, verdict.rows, verdict.states
         );
         for (name, tally) in verdict.failures() {
-            tell(&mut out, name, tally);
+            print_tally(&mut out, name, tally);
         }
         if verdict.forgotten.count > 0 {
-            tell(&mut out, "forgotten by Redis", &verdict.forgotten);
+            print_tally(&mut out, "forgotten by Redis", &verdict.forgotten);
         }
         let list = |out: &mut String, title: &str, items: &[String]| {
             if !items.is_empty() {
@@ -180,25 +180,29 @@ impl ChaosReport {
         if self.unanswered > 0 {
             let _ = writeln!(out, "never accepted: {}", self.unanswered);
         }
-        list(&mut out, "complaints", &self.complaints);
-        list(&mut out, "ended by themselves and started again", &self.ended);
-        let end = if self.is_good() { "all is as it must be" } else { "FAILED" };
-        let _ = writeln!(out, "\n{end} ({} s; again: --seed {})", self.took.as_secs(), self.seed);
+        list(&mut out, "other violations", &self.complaints);
+        list(&mut out, "exited unexpectedly and restarted", &self.ended);
+        let end = if self.is_good() { "all checks passed" } else { "FAILED" };
+        let _ =
+            writeln!(out, "\n{end} ({} s; repeat with --seed {})", self.took.as_secs(), self.seed);
         out
     }
 
     #[allow(clippy::unused_self)]
-    fn line(&self, out: &mut String, name: &str, felt: &RecoveryStats) {
-        let recovery = Self::recovery(felt);
+    fn line(&self, out: &mut String, name: &str, stats: &RecoveryStats) {
+        let recovery = Self::recovery(stats);
         let (count, p50, max) =
             (recovery.count, recovery.recovery_ms_p50, recovery.recovery_ms_max);
-        let never =
-            if felt.never > 0 { format!("  {} still felt", felt.never) } else { String::new() };
-        let _ = writeln!(out, "{name:<22}{count:>6}{p50:>19} ms{max:>9} ms{never}");
+        let unrecovered = if stats.unrecovered > 0 {
+            format!("  {} not recovered", stats.unrecovered)
+        } else {
+            String::new()
+        };
+        let _ = writeln!(out, "{name:<22}{count:>6}{p50:>19} ms{max:>9} ms{unrecovered}");
     }
 }
 
-fn tell(out: &mut String, name: &str, tally: &FailureTally) {
+fn print_tally(out: &mut String, name: &str, tally: &FailureTally) {
     let _ = writeln!(out, "{name:<12} {}", tally.count);
     for example in tally.examples.iter().take(MAX_SHOWN_EXAMPLES) {
         let _ = writeln!(out, "  {example}");

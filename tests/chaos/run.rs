@@ -1,4 +1,4 @@
-//! A run from its beginning to its judgement.
+//! A failure run from its start to its verdict.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,12 +20,12 @@ use crate::report::ChaosReport;
 use crate::schedule::{FaultKind, FaultSchedule};
 use crate::system::{SystemUnderTest, session_wait};
 
-/// How long unfinished events may take once nothing fails any more, beside the wait for sessions.
+/// Longest time for unfinished events after the last fault, in addition to the wait for sessions.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(90);
 /// An answer may be read this long after its sender was killed.
 const ANSWER_SKEW: Duration = Duration::from_millis(250);
 
-/// Runs it.
+/// Runs the system, the load and the faults, and judges the result.
 pub(crate) async fn run(options: &ChaosOptions) -> ChaosReport {
     let (seed, begun) = (options.seed(), Instant::now());
     eprintln!("chaos: seed {seed}; starting");
@@ -42,13 +42,13 @@ pub(crate) async fn run(options: &ChaosOptions) -> ChaosReport {
     let prober = Prober::new(seed, &system, Arc::clone(&recorder), Arc::clone(&follower));
     let load = ProviderLoad::start(generator, senders, Arc::clone(&recorder), options.rate);
     let schedule = FaultSchedule::new(seed, kinds, options.is_short());
-    let (mut system, felt) =
+    let (mut system, stats) =
         FaultEngine::new(system, prober).run(schedule, options.duration()).await;
-    let sent = load.finish().await;
-    eprintln!("chaos: all answered; waiting for the rest to take effect");
+    let totals = load.finish().await;
+    eprintln!("chaos: all events answered; waiting until they took effect");
     let drained = drain(&mut system, session_wait(options) + DRAIN_TIMEOUT).await;
 
-    eprintln!("chaos: judging");
+    eprintln!("chaos: checking events and rows");
     let mut found = ObservedState::read(&system.stack).await;
     triggers::read(&system.stack.database, &mut found).await;
     let acceptances = recorder.acceptances();
@@ -66,7 +66,7 @@ pub(crate) async fn run(options: &ChaosOptions) -> ChaosReport {
     complaints.append(&mut system.complaints);
     complaints.extend(drained.err());
     system.keep_logs();
-    let mut report = ChaosReport::new(seed, options, felt, sent, verdict);
+    let mut report = ChaosReport::new(seed, options, stats, totals, verdict);
     report.unanswered = recorder.unanswered();
     report.complaints = complaints;
     report.ended = system.ended.clone();
@@ -80,7 +80,7 @@ pub(crate) async fn run(options: &ChaosOptions) -> ChaosReport {
     report
 }
 
-/// The kinds of faults that were asked for and are possible.
+/// Returns the kinds of faults that are requested and possible.
 fn kinds(options: &ChaosOptions, system: &SystemUnderTest) -> Vec<FaultKind> {
     let asked =
         if options.faults.is_empty() { FaultKind::value_variants() } else { &options.faults };
@@ -88,20 +88,20 @@ fn kinds(options: &ChaosOptions, system: &SystemUnderTest) -> Vec<FaultKind> {
     for kind in asked {
         match system.unavailable_reason(*kind) {
             None => kinds.push(*kind),
-            Some(reason) => eprintln!("chaos: without {}: {reason}", kind.name()),
+            Some(reason) => eprintln!("chaos: fault {} left out: {reason}", kind.name()),
         }
     }
     kinds
 }
 
-/// Waits until no event is unfinished, while what ends is started again.
+/// Waits until no event is unfinished, and restarts processes that exit.
 async fn drain(system: &mut SystemUnderTest, within: Duration) -> Result<(), String> {
-    let drained = poll::try_until("nothing is unfinished", within, async || {
+    let drained = poll::try_until("all queues are empty", within, async || {
         system.supervise().await;
         for platform in system.stack.platforms().await {
             let left = system.stack.unfinished(&platform).await;
             if left > 0 {
-                return Err(format!("{platform}: {left} left"));
+                return Err(format!("{platform}: {left} unfinished"));
             }
         }
         Ok(())

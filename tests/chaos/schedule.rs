@@ -1,6 +1,9 @@
-//! Which faults follow each other: kinds, targets and durations, drawn from the seed and nothing else.
+//! Schedule of the faults: kinds, targets and durations, drawn from the seed only.
 //!
-//! Guarantee: in every round each kind comes at least once, so that a run of some rounds has seen all of them.
+//! # Guarantees
+//!
+//! - Each round has each kind at least once, so that a run of some rounds has seen all of them
+//!   (`schedule_round_has_every_kind`).
 
 use std::time::Duration;
 
@@ -10,28 +13,28 @@ use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 use serde::Serialize;
 
-/// Salt, so that faults and events are not drawn from the same numbers.
+/// Salt, so that faults and events use different random numbers.
 const SALT: u64 = 0x0063_6861_6f73;
 
-/// What can go wrong.
+/// Kind of fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, ValueEnum, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum FaultKind {
-    /// kill -9 of an ingress, which is started again.
+    /// kill -9 of an ingress, which is then restarted.
     KillIngress,
-    /// kill -9 of a worker, which is started again.
+    /// kill -9 of a worker, which is then restarted.
     KillWorker,
-    /// kill -9 of Redis, which is started again.
+    /// kill -9 of Redis, which is then restarted.
     KillRedis,
-    /// kill -9 of Redis, and its log cut to what it was a second ago (everysec only).
+    /// kill -9 of Redis; its log is truncated to its state of a second before (everysec only).
     PowerCut,
-    /// kill -9 of PostgreSQL, which is started again.
+    /// kill -9 of PostgreSQL, which is then restarted.
     KillPostgres,
-    /// Fast shutdown and start of PostgreSQL.
+    /// Fast shutdown and restart of PostgreSQL.
     RestartPostgres,
-    /// SIGTERM and start, one ingress after the other.
+    /// SIGTERM and restart of each ingress, one after the other.
     RollIngress,
-    /// SIGTERM and start, one worker after the other.
+    /// SIGTERM and restart of each worker, one after the other.
     RollWorker,
     /// SIGSTOP of an ingress, for longer than every timeout.
     FreezeIngress,
@@ -39,21 +42,21 @@ pub(crate) enum FaultKind {
     FreezeWorker,
     /// SIGSTOP of Redis, for longer than every timeout.
     FreezeRedis,
-    /// Connections to Redis are cut and refused.
+    /// Connections to Redis are closed and refused.
     CutRedis,
-    /// Everything to and from Redis is late.
+    /// Traffic to and from Redis is delayed.
     DelayRedis,
-    /// Connections to Redis stand, but nothing gets through.
+    /// Connections to Redis stay open, but carry nothing.
     HalfOpenRedis,
-    /// Redis hears, but is not heard.
+    /// Redis receives requests, but its replies are lost.
     MuteRedis,
-    /// Connections to PostgreSQL are cut and refused.
+    /// Connections to PostgreSQL are closed and refused.
     CutDatabase,
-    /// Everything to and from PostgreSQL is late.
+    /// Traffic to and from PostgreSQL is delayed.
     DelayDatabase,
-    /// Connections to PostgreSQL stand, but nothing gets through.
+    /// Connections to PostgreSQL stay open, but carry nothing.
     HalfOpenDatabase,
-    /// PostgreSQL hears, but is not heard.
+    /// PostgreSQL receives requests, but its replies are lost.
     MuteDatabase,
     /// CLIENT KILL of every connection to Redis.
     KillClients,
@@ -73,19 +76,19 @@ pub(crate) enum FaultKind {
     LockRows,
     /// The wall clock of an ingress is wrong for a while.
     ClockIngress,
-    /// The wall clock of a worker jumps and stays.
+    /// The wall clock of a worker steps permanently.
     ClockWorker,
-    /// The wall clock of Redis jumps and stays.
+    /// The wall clock of Redis steps permanently.
     ClockRedis,
 }
 
 impl FaultKind {
-    /// Its name on the command line.
+    /// Returns the name on the command line.
     pub(crate) fn name(self) -> String {
         self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
     }
 
-    /// How often it comes in a round.
+    /// Returns the number of faults of this kind per round.
     fn weight(self) -> usize {
         match self {
             Self::KillIngress | Self::KillWorker | Self::KillRedis | Self::KillPostgres => 2,
@@ -98,12 +101,13 @@ impl FaultKind {
         }
     }
 
-    /// Whether other faults may come while it lasts.
+    /// Returns true if other faults are injected while this one lasts.
     pub(crate) fn is_background(self) -> bool {
         matches!(self, Self::FreezeIngress | Self::FreezeWorker)
     }
 
-    /// Whether it fits as the second of two at a time: it is over at once, and harms one process.
+    /// Returns true if it can be the second of two concurrent faults: it is short and affects one
+    /// process.
     fn is_companion(self) -> bool {
         matches!(
             self,
@@ -115,10 +119,11 @@ impl FaultKind {
         )
     }
 
-    /// The shortest and longest time that it lasts, in ms.
+    /// Returns the shortest and the longest duration, in ms.
     fn span(self, short: bool) -> (u64, u64) {
         match self {
-            // The lease on a worker's name lasts 30 s, a blocking read 15 s; nothing waits longer.
+            // The lease on a worker's name lasts 30 s, a blocking read 15 s. No other timeout is
+            // longer.
             Self::FreezeIngress | Self::FreezeWorker if !short => (31_000, 36_000),
             Self::FreezeRedis if !short => (16_000, 18_000),
             Self::FreezeIngress | Self::FreezeWorker | Self::FreezeRedis => (3_000, 6_000),
@@ -140,29 +145,29 @@ impl FaultKind {
     }
 }
 
-/// A fault to come.
+/// A fault of the schedule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct PlannedFault {
     pub(crate) kind: FaultKind,
-    /// Which of several, to be divided by their number.
+    /// Number of the target, modulo the number of targets.
     pub(crate) target: usize,
-    /// How long it lasts.
-    pub(crate) holds: Duration,
-    /// How much, where that is a question: a clock's step, a delay.
+    /// Duration of the fault.
+    pub(crate) duration: Duration,
+    /// Random number that determines a clock step or a delay.
     pub(crate) extent: u32,
 }
 
-/// One step of the run.
+/// Step of the schedule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ScheduleStep {
     pub(crate) fault: PlannedFault,
-    /// Another one that comes in its midst.
+    /// A second fault that begins in the middle of the first.
     pub(crate) companion: Option<PlannedFault>,
-    /// How long to wait before it.
+    /// Pause before the step.
     pub(crate) pause: Duration,
 }
 
-/// Draws steps; it never ends while there are kinds.
+/// Endless sequence of steps, unless there is no kind.
 #[derive(Debug)]
 pub(crate) struct FaultSchedule {
     rng: StdRng,
@@ -183,7 +188,7 @@ impl FaultSchedule {
         PlannedFault {
             kind,
             target: self.rng.random_range(0..1024),
-            holds: Duration::from_millis(self.rng.random_range(least..=most)),
+            duration: Duration::from_millis(self.rng.random_range(least..=most)),
             extent: self.rng.random(),
         }
     }
@@ -209,7 +214,8 @@ impl Iterator for FaultSchedule {
             .filter(|other| other.is_companion() && *other != kind)
             .collect();
         let draw = self.rng.random_range(0..usize::MAX);
-        let together = self.rng.random_bool(0.3) && !kind.is_background() && !fault.holds.is_zero();
+        let together =
+            self.rng.random_bool(0.3) && !kind.is_background() && !fault.duration.is_zero();
         let companion =
             companions.get(draw % companions.len().max(1)).copied().filter(|_| together);
         let companion = companion.map(|kind| self.fault(kind));

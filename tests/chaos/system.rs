@@ -1,4 +1,5 @@
-//! The system that fails: what runs, what is down on purpose, and what must be started again because it ended by itself.
+//! The system under test: its processes, those that are down because of a fault, and the restart of
+//! those that exit unexpectedly.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -16,12 +17,12 @@ use crate::disks::{self, Disk};
 use crate::options::{ChaosOptions, DatabaseChoice, Fsync};
 use crate::schedule::FaultKind;
 
-/// Longest wait for a process to become ready.
+/// Longest time until a process is ready.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
-/// Lines of a log that tell why a process ended.
+/// Last log lines in the report of a process that exited.
 const LOG_TAIL_LINES: usize = 4;
 
-/// Whether a process should be running.
+/// Expected state of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ProcessState {
     Up,
@@ -29,7 +30,7 @@ pub(crate) enum ProcessState {
     Down,
 }
 
-/// One ingress or worker.
+/// An ingress or a worker.
 #[derive(Debug)]
 pub(crate) struct ManagedProcess {
     pub(crate) name: String,
@@ -38,38 +39,38 @@ pub(crate) struct ManagedProcess {
     pub(crate) clock: Result<FakeClock, &'static str>,
 }
 
-/// Which of the nodes.
+/// Kind of process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ProcessKind {
     Ingress,
     Worker,
 }
 
-/// Everything that runs.
+/// All processes, disks and clocks.
 #[derive(Debug)]
 pub(crate) struct SystemUnderTest {
     pub(crate) stack: Stack,
     pub(crate) ingresses: Vec<ManagedProcess>,
     pub(crate) workers: Vec<ManagedProcess>,
     pub(crate) redis_clock: Result<FakeClock, &'static str>,
-    /// How far ahead of the true time that is, in s.
+    /// Offset of Redis's clock, in s.
     pub(crate) redis_ahead: i64,
-    /// When it was set so far ahead that all markers had outlived their time.
+    /// Times at which Redis's clock was set so far ahead that all dedup markers expired.
     pub(crate) markers_expired_at: Vec<Instant>,
     pub(crate) redis_disk: Option<Disk>,
     pub(crate) database_disk: Option<Disk>,
-    /// Of a Redis that does not sync before it answers.
+    /// Sampler of the append-only file, with `appendfsync everysec`.
     pub(crate) aof: Option<AofSizes>,
-    /// Processes that ended though nobody ended them, with their last words.
+    /// Processes that exited unexpectedly, with the end of their logs.
     pub(crate) ended: Vec<String>,
-    /// What must not have been and is no matter of events, such as a process that does not stop when told to.
+    /// Violations that concern no event, such as a process that does not stop on SIGTERM.
     pub(crate) complaints: Vec<String>,
     logs: Option<PathBuf>,
     _folder: tempfile::TempDir,
 }
 
 impl SystemUnderTest {
-    /// Starts all of it and waits until it is ready.
+    /// Starts the system and waits until it is ready.
     pub(crate) async fn start(options: &ChaosOptions) -> Self {
         let folder = tests::process::folder();
         // libfaketime leaves shared memory behind when its process is killed.
@@ -113,9 +114,9 @@ impl SystemUnderTest {
         }
         triggers::install(&stack.database).await;
         let data = redis_disk.as_ref().map_or(stack.redis.folder(), Disk::path);
-        let aof = (options.fsync == Fsync::Everysec).then(|| AofSizes::note(data));
+        let aof = (options.fsync == Fsync::Everysec).then(|| AofSizes::sample(data));
         if let Some(logs) = &options.logs {
-            std::fs::create_dir_all(logs).expect("the folder for logs");
+            std::fs::create_dir_all(logs).expect("create the log folder");
         }
         Self {
             stack,
@@ -134,7 +135,7 @@ impl SystemUnderTest {
         }
     }
 
-    /// Why a kind of fault cannot be had here; `None`: it can.
+    /// Returns the reason why a kind of fault is impossible here, or `None`.
     pub(crate) fn unavailable_reason(&self, kind: FaultKind) -> Option<&'static str> {
         let postgres = self.stack.postgres.is_some();
         let needs = |there: bool, what: &'static str| (!there).then_some(what);
@@ -173,14 +174,15 @@ impl SystemUnderTest {
         }
     }
 
-    /// The node that `target` means, if one is up: the next one where that one is down or frozen.
+    /// Returns the position of a running process: that of `target`, or the next one if it is down
+    /// or frozen.
     pub(crate) fn pick(&mut self, which: ProcessKind, target: usize) -> Option<usize> {
         let nodes = self.nodes(which);
         let count = nodes.len();
         (0..count).map(|n| (target + n) % count).find(|n| nodes[*n].state == ProcessState::Up)
     }
 
-    /// Starts a node again at its old addresses.
+    /// Restarts a process at its old addresses.
     pub(crate) fn respawn(&mut self, which: ProcessKind, at: usize) {
         let logs = self.logs.clone();
         let node = &mut self.nodes(which)[at];
@@ -190,7 +192,7 @@ impl SystemUnderTest {
         node.state = ProcessState::Up;
     }
 
-    /// Starts ingress replicas and workers again that ended by themselves, as any supervisor would.
+    /// Restarts ingress replicas and workers that exited unexpectedly, as a supervisor would.
     pub(crate) fn restart_ended(&mut self) {
         for which in [ProcessKind::Ingress, ProcessKind::Worker] {
             for at in 0..self.nodes(which).len() {
@@ -201,38 +203,38 @@ impl SystemUnderTest {
                     continue;
                 };
                 let last = log_tail(&node.server.process.log());
-                let ended = format!("{} ended by itself ({status}):\n    {last}", node.name);
+                let ended = format!("{} exited unexpectedly ({status}):\n    {last}", node.name);
                 self.ended.push(ended);
                 self.respawn(which, at);
             }
         }
     }
 
-    /// [`Self::restart_ended`], and Redis too.
+    /// Restarts processes like [`Self::restart_ended`], and Redis too.
     pub(crate) async fn supervise(&mut self) {
         self.restart_ended();
         if !self.stack.redis.process().is_running() {
             let last = self.stack.redis.process().tail();
-            self.ended.push(format!("redis ended by itself:\n{last}"));
+            self.ended.push(format!("redis exited unexpectedly:\n{last}"));
             self.start_redis().await;
         }
     }
 
-    /// Starts Redis on the data that it left. With `everysec` it may refuse its own log after a disk was full; what an
-    /// operator does then is done, and told.
+    /// Starts Redis with its old data. With `everysec`, Redis may refuse its log after a full disk;
+    /// then the log is repaired and the repair is reported.
     ///
     /// # Panics
-    /// When it does not start all the same, or refuses its log although each write to it was synced.
+    /// If Redis still does not start, or refuses a log whose writes were all synced.
     pub(crate) async fn start_redis(&mut self) {
         if let Err(refused) = self.stack.redis.try_restart().await {
             let Some(aof) = &mut self.aof else { panic!("redis does not start: {refused}") };
             aof.repair()
-                .unwrap_or_else(|printed| panic!("redis refused its log: {refused}\n{printed}"));
-            let told = format!(
+                .unwrap_or_else(|output| panic!("redis refused its log: {refused}\n{output}"));
+            let event = format!(
                 "redis refused its log until redis-check-aof --fix:\n    {}",
                 log_tail(&refused)
             );
-            self.ended.push(told);
+            self.ended.push(event);
             self.stack.redis.restart().await;
         }
         if let Some(aof) = &mut self.aof {
@@ -240,7 +242,7 @@ impl SystemUnderTest {
         }
     }
 
-    /// Keeps the logs of what still runs.
+    /// Writes the logs of the running processes to the log folder.
     pub(crate) fn keep_logs(&self) {
         for node in self.workers.iter().chain(&self.ingresses) {
             keep_log(self.logs.as_ref(), node);
@@ -251,7 +253,7 @@ impl SystemUnderTest {
     }
 }
 
-/// How long workers let an event wait for its session.
+/// Returns the time that workers wait for a missing session.
 pub(crate) fn session_wait(options: &ChaosOptions) -> Duration {
     Duration::from_secs(if options.is_short() { 8 } else { 20 })
 }
@@ -262,7 +264,7 @@ fn redis_options(
     clock: Option<&FakeClock>,
 ) -> RedisOptions {
     let fsync = if options.fsync == Fsync::Always { "always" } else { "everysec" };
-    // Small, so that the log is rewritten again and again while other things fail.
+    // Small, so that the log is rewritten often during the faults.
     let mut redis =
         RedisOptions::durable().set("appendfsync", fsync).set("auto-aof-rewrite-min-size", "4mb");
     if let Some(disk) = disk {
