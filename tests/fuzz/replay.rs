@@ -14,9 +14,9 @@ use std::process::{Command, Stdio};
 const VARIATIONS: u64 = 4_000;
 
 /// A sequence that follows from its seed (SplitMix64).
-struct Dice(u64);
+struct FuzzRng(u64);
 
-impl Dice {
+impl FuzzRng {
     fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
@@ -45,7 +45,7 @@ fn corpus(target: &str) -> Vec<Vec<u8>> {
 }
 
 /// One of `seeds`, changed in a few places, some of them by what stands in another one.
-fn varied(seeds: &[Vec<u8>], dice: &mut Dice) -> Vec<u8> {
+fn varied(seeds: &[Vec<u8>], dice: &mut FuzzRng) -> Vec<u8> {
     let mut bytes = seeds[dice.below(seeds.len())].clone();
     for _ in 0..1 + dice.below(6) {
         let at = dice.below(bytes.len() + 1);
@@ -75,16 +75,16 @@ fn varied(seeds: &[Vec<u8>], dice: &mut Dice) -> Vec<u8> {
 }
 
 #[test]
-fn what_was_ever_found_stays_found_out() {
+fn corpus_inputs_hold_every_property() {
     for (name, target) in targets::ALL {
         corpus(name).iter().for_each(|seed| target(seed));
     }
 }
 
 #[test]
-fn variations_of_it_hold_as_well() {
+fn varied_corpus_inputs_hold_every_property() {
     for (number, (name, target)) in targets::ALL.into_iter().enumerate() {
-        let (seeds, mut dice) = (corpus(name), Dice(number as u64));
+        let (seeds, mut dice) = (corpus(name), FuzzRng(number as u64));
         for _ in 0..VARIATIONS {
             target(&varied(&seeds, &mut dice));
         }
@@ -93,12 +93,12 @@ fn variations_of_it_hold_as_well() {
 
 /// The headers that ask for waiting, in any form: what is asked for is a number or nothing.
 #[test]
-fn anything_may_be_preferred() {
+fn preferred_wait_takes_any_header() {
     let seeds: Vec<Vec<u8>> =
         [&b"wait=10"[..], b"respond-async, wait=100; foo", b"wait=\"5\"", b"a=\"\\\"\", WAIT = 3"]
             .map(<[u8]>::to_vec)
             .into();
-    let mut dice = Dice(7);
+    let mut dice = FuzzRng(7);
     for _ in 0..VARIATIONS * 4 {
         let value = varied(&seeds, &mut dice);
         let Ok(value) = actix_web::http::header::HeaderValue::from_bytes(&value) else { continue };
@@ -109,7 +109,7 @@ fn anything_may_be_preferred() {
 }
 
 /// A JSON value of any kind.
-fn value(dice: &mut Dice, depth: usize) -> String {
+fn value(dice: &mut FuzzRng, depth: usize) -> String {
     match dice.below(if depth == 0 { 5 } else { 8 }) {
         0 => ["null", "true", "false"][dice.below(3)].to_owned(),
         1 | 2 => number(dice),
@@ -135,9 +135,9 @@ fn value(dice: &mut Dice, depth: usize) -> String {
     }
 }
 
-fn number(dice: &mut Dice) -> String {
+fn number(dice: &mut FuzzRng) -> String {
     let sign = if dice.below(2) == 0 { "-" } else { "" };
-    let digits = |dice: &mut Dice, most: usize| {
+    let digits = |dice: &mut FuzzRng, most: usize| {
         (0..1 + dice.below(most))
             .map(|_| char::from(b'0' + dice.below(10) as u8))
             .collect::<String>()
@@ -156,8 +156,8 @@ fn number(dice: &mut Dice) -> String {
     }
 }
 
-fn text(dice: &mut Dice) -> String {
-    let piece = |dice: &mut Dice| match dice.below(7) {
+fn text(dice: &mut FuzzRng) -> String {
+    let piece = |dice: &mut FuzzRng| match dice.below(7) {
         0 => format!("\\u{:04x}", dice.below(0xd800)),
         1 => format!("\\u{:04X}\\u{:04x}", 0xd800 + dice.below(0x400), 0xdc00 + dice.below(0x400)),
         2 => ["\\n", "\\t", "\\\"", "\\\\", "\\/", "\\b", "\\f", "\\r"][dice.below(8)].to_owned(),
@@ -174,7 +174,7 @@ fn text(dice: &mut Dice) -> String {
 /// What destinations are sent is what ECMAScript's own `JSON.stringify(JSON.parse(x))` gives, where there is a Node.js to
 /// ask; numbers that it cannot hold are kept instead, and are left out here.
 #[test]
-fn payloads_are_what_ecmascript_would_print() {
+fn payload_equals_json_stringify_of_ecmascript() {
     let script = "const lines=require('fs').readFileSync(0,'utf8').split('\\n').filter(x=>x);\
                   for(const l of lines)console.log(JSON.stringify(JSON.parse(l)))";
     let node = Command::new("node")
@@ -186,7 +186,7 @@ fn payloads_are_what_ecmascript_would_print() {
         eprintln!("no Node.js here: not compared");
         return;
     };
-    let mut dice = Dice(11);
+    let mut dice = FuzzRng(11);
     // Numbers beyond what can be held are the one documented difference; duplicate keys are refused.
     let holds = |text: &String| {
         targets::printed(format!("{{\"data\":{{\"x\":{text}}}}}").as_bytes())

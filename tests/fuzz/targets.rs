@@ -10,11 +10,11 @@ use shared::queue::{DeadLetter, Fields, StreamEntry, decode, record};
 use shared::signature::{Credential, Keys, Scheme, Secret, verify};
 
 /// What is tried with any bytes.
-pub(crate) type Target = fn(&[u8]);
+pub(crate) type FuzzTarget = fn(&[u8]);
 
 /// All of them, by name.
 #[allow(dead_code, reason = "whoever runs one of them names it")]
-pub(crate) const ALL: [(&str, Target); 6] = [
+pub(crate) const ALL: [(&str, FuzzTarget); 6] = [
     ("signature", signature),
     ("codec", codec),
     ("definition", definition),

@@ -3,17 +3,17 @@
 use std::process::Command;
 use std::time::Duration;
 
-use crate::Failure;
+use crate::LoadError;
 
 /// Reads CPU times. Resolution is one clock tick, usually 10 ms.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Clock {
+pub(crate) struct CpuClock {
     ticks_per_second: u32,
 }
 
-impl Clock {
+impl CpuClock {
     /// Asks the system for the length of a tick.
-    pub(crate) fn new() -> Result<Self, Failure> {
+    pub(crate) fn new() -> Result<Self, LoadError> {
         let answer = Command::new("getconf").arg("CLK_TCK").output()?;
         let ticks_per_second = String::from_utf8(answer.stdout)?.trim().parse()?;
         if ticks_per_second == 0 {
@@ -37,16 +37,16 @@ fn ticks(stat: &str) -> Option<u64> {
 }
 
 /// CPU times of several processes, sampled at marks.
-pub(crate) struct Sampler {
-    clock: Clock,
+pub(crate) struct CpuSampler {
+    clock: CpuClock,
     pids: Vec<u32>,
     samples: Vec<Vec<Duration>>,
 }
 
-impl Sampler {
+impl CpuSampler {
     /// Of the processes `pids`, in this order.
-    pub(crate) fn of(pids: &[u32]) -> Result<Self, Failure> {
-        Ok(Self { clock: Clock::new()?, pids: pids.to_vec(), samples: Vec::new() })
+    pub(crate) fn of(pids: &[u32]) -> Result<Self, LoadError> {
+        Ok(Self { clock: CpuClock::new()?, pids: pids.to_vec(), samples: Vec::new() })
     }
 
     /// Looks at all of them.
@@ -83,14 +83,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_with_spaces_and_parentheses_does_not_shift_the_fields() {
+    fn process_name_with_spaces_does_not_shift_the_fields() {
         let stat = "42 (a) b (c) R 1 2 3 4 5 6 7 8 9 10 300 45 0 0 20 0 1 0 100";
         assert_eq!(ticks(stat), Some(345));
         assert_eq!(ticks("42 (a"), None);
     }
 
     #[test]
-    fn cost_is_shared_by_the_events() {
+    fn cost_is_divided_by_the_events() {
         assert_eq!(per_event(Duration::from_secs(2), 100_000), 20.0);
         assert_eq!(per_event(Duration::from_micros(7), 0), 7.0);
     }

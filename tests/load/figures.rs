@@ -11,7 +11,7 @@ use crate::targets::Goal;
 
 /// A value's place in the table.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub(crate) struct Place {
+pub(crate) struct FigureKey {
     /// The part of the table.
     pub(crate) section: &'static str,
     /// The line, with its unit.
@@ -24,7 +24,7 @@ pub(crate) struct Place {
 #[derive(Debug, Serialize)]
 pub(crate) struct Figure {
     #[serde(flatten)]
-    pub(crate) place: Place,
+    pub(crate) place: FigureKey,
     /// What counts.
     pub(crate) median: f64,
     /// By round.
@@ -51,7 +51,7 @@ impl Figures {
         column: &str,
         value: f64,
     ) {
-        let place = Place { section, name, column: column.to_owned() };
+        let place = FigureKey { section, name, column: column.to_owned() };
         match self.all.iter_mut().find(|figure| figure.place == place) {
             Some(figure) => {
                 figure.values.push(value);
@@ -67,7 +67,7 @@ impl Figures {
     }
 
     /// What counts of a target, if it was measured.
-    pub(crate) fn of_goal(&self, goal: Goal) -> Option<f64> {
+    pub(crate) fn goal_value(&self, goal: Goal) -> Option<f64> {
         median(self.goals.get(&goal)?)
     }
 
@@ -110,14 +110,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_middle_counts() {
+    fn median_is_the_middle_value() {
         assert_eq!(median(&[3.0, 1.0, 2.0]), Some(2.0));
         assert_eq!(median(&[4.0, 1.0, 2.0, 8.0]), Some(3.0));
         assert_eq!(median(&[]), None);
     }
 
     #[test]
-    fn rounds_of_one_place_are_one_figure() {
+    fn rounds_of_one_key_are_one_figure() {
         let mut figures = Figures::default();
         for (column, value) in [("a", 1.0), ("b", 5.0), ("a", 3.0), ("a", 9.0)] {
             figures.add("section", "name", column, value);
@@ -129,18 +129,18 @@ mod tests {
     }
 
     #[test]
-    fn a_ratio_to_nothing_meets_no_upper_bound() {
+    fn ratio_to_zero_meets_no_upper_bound() {
         assert_eq!(ratio(3.0, 1.5), 2.0);
         assert!(ratio(3.0, 0.0) > f64::MAX);
     }
 
     #[test]
-    fn a_goals_median_is_of_ratios_not_a_ratio_of_medians() {
+    fn goal_value_is_the_median_of_ratios() {
         let mut figures = Figures::default();
         for (ours, floor) in [(30.0, 10.0), (10.0, 5.0), (90.0, 10.0)] {
             figures.goal(Goal::AcceptedAgainstPool, ratio(ours, floor));
         }
-        assert_eq!(figures.of_goal(Goal::AcceptedAgainstPool), Some(3.0));
-        assert_eq!(figures.of_goal(Goal::StartWorker), None);
+        assert_eq!(figures.goal_value(Goal::AcceptedAgainstPool), Some(3.0));
+        assert_eq!(figures.goal_value(Goal::StartWorker), None);
     }
 }

@@ -16,14 +16,14 @@ use hdrhistogram::Histogram;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
-use crate::answer::{self, MAX_ANSWER};
-use crate::requests::Requests;
+use crate::response::{self, MAX_RESPONSE_BYTES};
+use crate::requests::SignedRequests;
 
 /// An answer that takes longer than this is an error.
-const PATIENCE: Duration = Duration::from_secs(15);
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// What to send.
-pub(crate) struct Plan {
+pub(crate) struct LoadPlan {
     pub(crate) address: SocketAddr,
     pub(crate) connections: u16,
     /// Sent and not counted.
@@ -37,7 +37,7 @@ pub(crate) struct Plan {
 }
 
 /// What came of it.
-pub(crate) struct Outcome {
+pub(crate) struct GeneratorOutcome {
     /// Answers of the expected status inside the measured time.
     pub(crate) answers: u64,
     /// The time measured; shorter than planned when the requests ran out.
@@ -50,17 +50,17 @@ pub(crate) struct Outcome {
     pub(crate) statuses: BTreeMap<u16, u64>,
 }
 
-struct Shared {
-    requests: Requests,
+struct GeneratorState {
+    requests: SignedRequests,
     begin: Instant,
     end: Instant,
     expected: u16,
     /// Whether requests have times at which they are due.
     open: bool,
-    tally: Mutex<Tally>,
+    tally: Mutex<ResponseTally>,
 }
 
-struct Tally {
+struct ResponseTally {
     latency: Histogram<u64>,
     lateness: Histogram<u64>,
     statuses: BTreeMap<u16, u64>,
@@ -68,18 +68,18 @@ struct Tally {
     exhausted: Option<Instant>,
 }
 
-impl Shared {
-    fn tally(&self) -> MutexGuard<'_, Tally> {
+impl GeneratorState {
+    fn tally(&self) -> MutexGuard<'_, ResponseTally> {
         self.tally.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Runs `plan`; calls `mark` when the measured time begins and when it ends.
 pub(crate) async fn run(
-    plan: &Plan,
-    requests: Requests,
+    plan: &LoadPlan,
+    requests: SignedRequests,
     mut mark: impl FnMut(),
-) -> Result<Outcome, Box<dyn Error>> {
+) -> Result<GeneratorOutcome, Box<dyn Error>> {
     let mut streams = Vec::new();
     for _ in 0..plan.connections {
         let stream = TcpStream::connect(plan.address).await?;
@@ -90,13 +90,13 @@ pub(crate) async fn run(
     let begin = start + plan.warm_up;
     let latency = Histogram::new_with_bounds(1, 60_000_000, 3)?;
     let lateness = latency.clone();
-    let tally = Mutex::new(Tally { latency, lateness, statuses: BTreeMap::new(), exhausted: None });
+    let tally = Mutex::new(ResponseTally { latency, lateness, statuses: BTreeMap::new(), exhausted: None });
     let end = begin + plan.measured;
     let (expected, open) = (plan.expected, plan.rate.is_some());
-    let shared = Arc::new(Shared { requests, begin, end, expected, open, tally });
+    let shared = Arc::new(GeneratorState { requests, begin, end, expected, open, tally });
 
     let connections = streams.into_iter().enumerate().map(|(i, stream)| {
-        let turns = plan.rate.map(|rate| Turns {
+        let turns = plan.rate.map(|rate| SendSchedule {
             next: start + Duration::from_secs_f64(i as f64 / rate),
             every: Duration::from_secs_f64(f64::from(plan.connections) / rate),
         });
@@ -116,7 +116,7 @@ pub(crate) async fn run(
         }
     };
     let all = async { tokio::join!(connections, watch) };
-    let limit = plan.warm_up + plan.measured + PATIENCE;
+    let limit = plan.warm_up + plan.measured + RESPONSE_TIMEOUT;
     let (connections, ended) =
         tokio::time::timeout(limit, all).await.map_err(|_| "the server stopped answering")?;
     for connection in connections {
@@ -129,7 +129,7 @@ pub(crate) async fn run(
     if measured.is_zero() {
         return Err("the requests ran out in the warm-up".into());
     }
-    Ok(Outcome {
+    Ok(GeneratorOutcome {
         answers: tally.latency.len(),
         measured,
         latency: tally.latency.clone(),
@@ -139,12 +139,12 @@ pub(crate) async fn run(
 }
 
 /// When a connection's requests are due.
-struct Turns {
+struct SendSchedule {
     next: Instant,
     every: Duration,
 }
 
-impl Turns {
+impl SendSchedule {
     /// Waits for the next turn. When it was due, and how late it is although nothing was in its way.
     async fn take(&mut self) -> (Instant, Duration) {
         let due = self.next;
@@ -158,11 +158,11 @@ impl Turns {
 }
 
 async fn connection(
-    shared: Arc<Shared>,
+    shared: Arc<GeneratorState>,
     mut stream: TcpStream,
-    mut turns: Option<Turns>,
+    mut turns: Option<SendSchedule>,
 ) -> io::Result<()> {
-    let mut buffer = [0_u8; MAX_ANSWER];
+    let mut buffer = [0_u8; MAX_RESPONSE_BYTES];
     loop {
         let (due, late) = match &mut turns {
             Some(turns) => turns.take().await,
@@ -176,7 +176,7 @@ async fn connection(
             return Ok(());
         };
         stream.write_all(request).await?;
-        let status = answer::read(&mut stream, &mut buffer).await?;
+        let status = response::read(&mut stream, &mut buffer).await?;
         let now = Instant::now();
         let mut tally = shared.tally();
         *tally.statuses.entry(status).or_default() += 1;
@@ -200,12 +200,12 @@ mod tests {
     use tokio::io::AsyncReadExt;
 
     use super::*;
-    use crate::requests::Kind;
+    use crate::requests::RequestKind;
 
     #[tokio::test]
-    async fn a_turn_counts_from_when_it_was_due() {
+    async fn send_time_counts_from_when_it_was_due() {
         let start = Instant::now();
-        let mut turns = Turns { next: start, every: Duration::from_millis(5) };
+        let mut turns = SendSchedule { next: start, every: Duration::from_millis(5) };
         assert_eq!(turns.take().await.0, start);
         // The connection was busy through two turns.
         tokio::time::sleep(Duration::from_millis(12)).await;
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_stall_shows_in_every_request_that_it_delayed() {
+    async fn server_stall_shows_in_every_delayed_request() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let server = tokio::spawn(async move {
@@ -234,7 +234,7 @@ mod tests {
                     .unwrap();
             }
         });
-        let plan = Plan {
+        let plan = LoadPlan {
             address,
             connections: 1,
             warm_up: Duration::ZERO,
@@ -243,7 +243,7 @@ mod tests {
             expected: 202,
         };
         let outcome =
-            run(&plan, Requests::signed("h", 100, &Kind::plain()).endless(), || {}).await.unwrap();
+            run(&plan, SignedRequests::signed("h", 100, &RequestKind::plain()).endless(), || {}).await.unwrap();
         // About twenty requests were due while the server slept; they waited for 100 ms on average.
         let slow = outcome.latency.len() - outcome.latency.count_between(0, 20_000);
         assert!(slow >= 15, "{slow} of {}", outcome.latency.len());

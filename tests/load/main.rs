@@ -16,10 +16,10 @@
 // A command-line tool: its report goes to standard output, its progress to standard error.
 #![allow(clippy::print_stderr)]
 
-mod answer;
+mod response;
 mod cpu;
 mod figures;
-mod floors;
+mod baselines;
 mod generator;
 mod micro;
 mod options;
@@ -36,24 +36,24 @@ use std::time::Duration;
 
 use clap::Parser;
 
-use options::{Cli, Command, MicroOptions, Options};
+use options::{LoadCli, LoadCommand, MicroOptions, LoadOptions};
 
 /// A run that takes longer than this hangs.
-const WHOLE_RUN: Duration = Duration::from_secs(150 * 60);
+const RUN_TIMEOUT: Duration = Duration::from_secs(150 * 60);
 
 /// What ends a run early.
-type Failure = Box<dyn Error>;
+type LoadError = Box<dyn Error>;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = LoadCli::parse();
     let done = match cli.command {
-        Some(Command::Bare { bind }) => {
-            floors::bare::serve(bind).map(|()| true).map_err(Into::into)
+        Some(LoadCommand::Bare { bind }) => {
+            baselines::bare::serve(bind).map(|()| true).map_err(Into::into)
         }
-        Some(Command::Pool { bind, url, lender, size }) => {
-            floors::pool::serve(bind, &url, lender, size).map(|()| true)
+        Some(LoadCommand::Pool { bind, url, lender, size }) => {
+            baselines::pool::serve(bind, &url, lender, size).map(|()| true)
         }
-        Some(Command::Micro(options)) => micro(&options),
+        Some(LoadCommand::Micro(options)) => micro(&options),
         None => load(&cli.options),
     };
     match done {
@@ -68,17 +68,17 @@ fn main() -> ExitCode {
 
 /// The generator shares one thread with everything else here: on a small machine more threads would only take time from
 /// what is measured.
-fn load(options: &Options) -> Result<bool, Failure> {
+fn load(options: &LoadOptions) -> Result<bool, LoadError> {
     tests::binaries::build("load")?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let figures =
-        runtime.block_on(async { tokio::time::timeout(WHOLE_RUN, run::all(options)).await })??;
-    let report = report::Report::new(options, figures);
+        runtime.block_on(async { tokio::time::timeout(RUN_TIMEOUT, run::all(options)).await })??;
+    let report = report::LoadReport::new(options, figures);
     print(&if options.json { serde_json::to_string(&report)? + "\n" } else { report.table() })?;
     Ok(report.is_good(options.strict))
 }
 
-fn micro(options: &MicroOptions) -> Result<bool, Failure> {
+fn micro(options: &MicroOptions) -> Result<bool, LoadError> {
     let timings = micro::all(options)?;
     print(&if options.json { serde_json::to_string(&timings)? + "\n" } else { timings.table() })?;
     Ok(true)

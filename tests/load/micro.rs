@@ -31,7 +31,7 @@ const ROUNDS: usize = 7;
 
 /// All timings.
 #[derive(Debug, Serialize)]
-pub(crate) struct Micro {
+pub(crate) struct MicroReport {
     iterations: usize,
     rounds: usize,
     debug_build: bool,
@@ -50,13 +50,13 @@ struct Timing {
 }
 
 /// A platform with signed bodies of its own.
-struct Subject<'p> {
+struct MicroSubject<'p> {
     platform: &'p Platform,
     keys: &'p Keys,
     events: Vec<(Vec<(String, String)>, Bytes)>,
 }
 
-impl<'p> Subject<'p> {
+impl<'p> MicroSubject<'p> {
     fn new(
         registry: &'p Registry,
         keys: &'p HashMap<PlatformName, Keys>,
@@ -84,7 +84,7 @@ impl<'p> Subject<'p> {
 }
 
 /// Measures everything.
-pub(crate) fn all(options: &MicroOptions) -> Result<Micro, Box<dyn Error>> {
+pub(crate) fn all(options: &MicroOptions) -> Result<MicroReport, Box<dyn Error>> {
     let registry = Registry::load(None).map_err(|problems| format!("{problems:?}"))?;
     let env = Env::from_pairs([
         ("STREAMING_WEBHOOK_SIGNING_SECRET", sender::MUX_SECRET),
@@ -93,15 +93,15 @@ pub(crate) fn all(options: &MicroOptions) -> Result<Micro, Box<dyn Error>> {
         ("NETFLIX_WEBHOOK_SECRET", sender::NETFLIX_SECRET),
     ]);
     let keys = registry.resolve(&env).map_err(|problems| format!("{problems:?}"))?;
-    let mux = Subject::new(&registry, &keys, "mux", |i| {
+    let mux = MicroSubject::new(&registry, &keys, "mux", |i| {
         let body = requests::body("micro", i, sender::now_ms());
         sign::mux(sender::MUX_SECRET, now(), body.as_bytes())
     })?;
-    let livekit = Subject::new(&registry, &keys, "livekit", |i| {
+    let livekit = MicroSubject::new(&registry, &keys, "livekit", |i| {
         let body = livekit_event(&format!("EV_{i}"), "room_started", "room", now()).to_string();
         sign::livekit(sender::LIVEKIT_KEY, sender::LIVEKIT_SECRET, now(), body.as_bytes())
     })?;
-    let netflix = Subject::new(&registry, &keys, "netflix", |i| {
+    let netflix = MicroSubject::new(&registry, &keys, "netflix", |i| {
         let body = content_event("content_added", &format!("c{i}"), "A title", sender::now_ms())
             .to_string();
         sign::generic("netflix", sender::NETFLIX_SECRET, body.as_bytes())
@@ -128,7 +128,7 @@ pub(crate) fn all(options: &MicroOptions) -> Result<Micro, Box<dyn Error>> {
     for timing in &mut timings {
         timing.ratio = timing.ns_per_event / yardstick;
     }
-    Ok(Micro { iterations, rounds: ROUNDS, debug_build: cfg!(debug_assertions), timings })
+    Ok(MicroReport { iterations, rounds: ROUNDS, debug_build: cfg!(debug_assertions), timings })
 }
 
 /// Times `event`, which says whether it did what is to be timed.
@@ -168,7 +168,7 @@ fn per_event(taken: Duration, iterations: usize) -> f64 {
     taken.as_secs_f64() * 1e9 / (iterations as f64)
 }
 
-impl Micro {
+impl MicroReport {
     /// A line per timing.
     pub(crate) fn table(&self) -> String {
         let note = if self.debug_build { ", DEBUG BUILD" } else { "" };

@@ -5,16 +5,16 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::floors::pool::Lender;
+use crate::baselines::pool::PoolKind;
 
 /// Measures ingress and worker against floors that run beside them.
 #[derive(Debug, Parser)]
 #[command(name = "load", after_help = EXAMPLES)]
-pub(crate) struct Cli {
+pub(crate) struct LoadCli {
     #[command(subcommand)]
-    pub(crate) command: Option<Command>,
+    pub(crate) command: Option<LoadCommand>,
     #[command(flatten)]
-    pub(crate) options: Options,
+    pub(crate) options: LoadOptions,
 }
 
 const EXAMPLES: &str = "Examples (cargo run --release -p tests --bin load -- …):
@@ -29,7 +29,7 @@ Standard output is the report, standard error the progress. The status is 1 if a
 whatever the speed; a missed target is told, and fails the run only with --strict.";
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum Command {
+pub(crate) enum LoadCommand {
     /// Nanoseconds per event of verification and identification.
     Micro(MicroOptions),
     /// The bare handler that everything is compared with; started by the load run itself.
@@ -46,7 +46,7 @@ pub(crate) enum Command {
         /// Redis.
         url: String,
         /// Whose connections.
-        lender: Lender,
+        lender: PoolKind,
         /// Connections.
         size: usize,
     },
@@ -54,7 +54,7 @@ pub(crate) enum Command {
 
 /// A part of the run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Section {
+pub(crate) enum LoadSection {
     /// accepted/s and CPU of ingress at both kinds of fsync, beside a bare handler, a script per request over deadpool and
     /// (--with-node) Fastify; then a worker on that backlog, and the latency of both at half of what they do together
     Speed,
@@ -72,11 +72,11 @@ pub(crate) enum Section {
     Start,
 }
 
-const MAIN: [Section; 2] = [Section::Speed, Section::Worker];
+const DEFAULT_SECTIONS: [LoadSection; 2] = [LoadSection::Speed, LoadSection::Worker];
 
 /// How to run.
 #[derive(Clone, Debug, Args)]
-pub(crate) struct Options {
+pub(crate) struct LoadOptions {
     /// One short round, and a tenth of the queue and of the ids where they are asked for.
     #[arg(long)]
     pub(crate) quick: bool,
@@ -88,7 +88,7 @@ pub(crate) struct Options {
     pub(crate) all: bool,
     /// Only these, with commas between; default: speed,worker.
     #[arg(long, value_enum, value_delimiter = ',')]
-    pub(crate) sections: Vec<Section>,
+    pub(crate) sections: Vec<LoadSection>,
     /// A missed target fails the run.
     #[arg(long)]
     pub(crate) strict: bool,
@@ -123,7 +123,7 @@ pub(crate) struct MicroOptions {
     pub(crate) json: bool,
 }
 
-impl Options {
+impl LoadOptions {
     pub(crate) fn seconds(&self) -> Duration {
         Duration::from_secs(self.seconds.unwrap_or(if self.quick { 3 } else { 8 }).into())
     }
@@ -142,13 +142,13 @@ impl Options {
     }
 
     /// What to run, in order.
-    pub(crate) fn sections(&self) -> Vec<Section> {
-        let asked = |section: &Section| {
+    pub(crate) fn sections(&self) -> Vec<LoadSection> {
+        let asked = |section: &LoadSection| {
             self.all
                 || self.sections.contains(section)
-                || (self.sections.is_empty() && MAIN.contains(section))
+                || (self.sections.is_empty() && DEFAULT_SECTIONS.contains(section))
         };
-        Section::value_variants().iter().copied().filter(asked).collect()
+        LoadSection::value_variants().iter().copied().filter(asked).collect()
     }
 }
 
@@ -160,21 +160,21 @@ mod tests {
 
     use super::*;
 
-    fn sections(args: &[&str]) -> Vec<Section> {
-        Cli::try_parse_from([&["load"], args].concat()).unwrap().options.sections()
+    fn sections(args: &[&str]) -> Vec<LoadSection> {
+        LoadCli::try_parse_from([&["load"], args].concat()).unwrap().options.sections()
     }
 
     #[test]
-    fn the_command_line_is_sound() {
-        Cli::command().debug_assert();
+    fn command_line_is_valid() {
+        LoadCli::command().debug_assert();
     }
 
     #[test]
-    fn sections_are_the_main_ones_unless_others_are_asked_for() {
-        assert_eq!(sections(&[]), MAIN);
-        assert_eq!(sections(&["--quick"]), MAIN);
-        assert_eq!(sections(&["--sections", "start,idle"]), [Section::Idle, Section::Start]);
-        assert_eq!(sections(&["--all"]).len(), Section::value_variants().len());
-        assert!(Cli::try_parse_from(["load", "--all", "--sections", "idle"]).is_err());
+    fn sections_default_to_speed_and_worker() {
+        assert_eq!(sections(&[]), DEFAULT_SECTIONS);
+        assert_eq!(sections(&["--quick"]), DEFAULT_SECTIONS);
+        assert_eq!(sections(&["--sections", "start,idle"]), [LoadSection::Idle, LoadSection::Start]);
+        assert_eq!(sections(&["--all"]).len(), LoadSection::value_variants().len());
+        assert!(LoadCli::try_parse_from(["load", "--all", "--sections", "idle"]).is_err());
     }
 }

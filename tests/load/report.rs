@@ -5,13 +5,13 @@ use std::fmt::Write as _;
 use serde::Serialize;
 
 use crate::figures::{Figure, Figures};
-use crate::options::{Options, Section};
-use crate::targets::{self, Direction, Judged, Verdict};
+use crate::options::{LoadOptions, LoadSection};
+use crate::targets::{self, Direction, JudgedTarget, TargetVerdict};
 use clap::ValueEnum as _;
 
 /// Everything that was measured.
 #[derive(Debug, Serialize)]
-pub(crate) struct Report {
+pub(crate) struct LoadReport {
     quick: bool,
     sections: Vec<String>,
     connections: u16,
@@ -23,17 +23,17 @@ pub(crate) struct Report {
     all_good: bool,
     faults: Vec<String>,
     notes: Vec<String>,
-    targets: Vec<Judged>,
+    targets: Vec<JudgedTarget>,
     figures: Vec<Figure>,
 }
 
 const NAME: usize = 50;
 const COLUMN: usize = 18;
 
-impl Report {
-    pub(crate) fn new(options: &Options, figures: Figures) -> Self {
+impl LoadReport {
+    pub(crate) fn new(options: &LoadOptions, figures: Figures) -> Self {
         let name =
-            |section: Section| section.to_possible_value().map(|value| value.get_name().to_owned());
+            |section: LoadSection| section.to_possible_value().map(|value| value.get_name().to_owned());
         let targets = targets::judge(&figures);
         let Figures { faults, notes, .. } = &figures;
         Self {
@@ -54,10 +54,10 @@ impl Report {
 
     /// Whether the run succeeded: nothing was lost, and, where `strict`, no target was missed.
     pub(crate) fn is_good(&self, strict: bool) -> bool {
-        self.all_good && !(strict && self.count(Verdict::Missed) > 0)
+        self.all_good && !(strict && self.count(TargetVerdict::Missed) > 0)
     }
 
-    fn count(&self, verdict: Verdict) -> usize {
+    fn count(&self, verdict: TargetVerdict) -> usize {
         self.targets.iter().filter(|judged| judged.verdict == verdict).count()
     }
 
@@ -88,21 +88,21 @@ impl Report {
 
     fn judgement(&self, out: &mut String) {
         let _ = writeln!(out, "\n{:<74}{:>10}{:>12}", "targets", "bound", "measured");
-        for Judged { target, measured, verdict } in &self.targets {
+        for JudgedTarget { target, measured, verdict } in &self.targets {
             let sign = if target.direction == Direction::AtLeast { "≥" } else { "≤" };
             let bound = format!("{sign} {} {}", number(target.bound), target.unit);
             let verdict = match verdict {
-                Verdict::Met => "met",
-                Verdict::Missed => "MISSED",
-                Verdict::NotMeasured => "not measured",
+                TargetVerdict::Met => "met",
+                TargetVerdict::Missed => "MISSED",
+                TargetVerdict::NotMeasured => "not measured",
             };
             let measured = measured.map_or_else(|| "–".to_owned(), number);
             let _ = writeln!(out, "  {:<70}{bound:>12}{measured:>12}  {verdict}", target.name);
         }
         let (met, missed, open) = (
-            self.count(Verdict::Met),
-            self.count(Verdict::Missed),
-            self.count(Verdict::NotMeasured),
+            self.count(TargetVerdict::Met),
+            self.count(TargetVerdict::Missed),
+            self.count(TargetVerdict::NotMeasured),
         );
         let _ = writeln!(out, "targets: {met} met, {missed} missed, {open} not measured");
     }
@@ -158,21 +158,21 @@ mod tests {
     use clap::Parser as _;
 
     use super::*;
-    use crate::options::Cli;
+    use crate::options::LoadCli;
     use crate::targets::Goal;
 
-    fn report(change: impl FnOnce(&mut Figures)) -> Report {
+    fn report(change: impl FnOnce(&mut Figures)) -> LoadReport {
         let mut figures = Figures::default();
         figures.add("accepting", "accepted/s", "bare", 180_000.0);
         figures.add("accepting", "accepted/s", "ours", 36_000.0);
         figures.add("accepting", "Redis CPU µs/event", "ours", 9.87);
         figures.goal(Goal::RedisCpu, 9.87);
         change(&mut figures);
-        Report::new(&Cli::parse_from(["load"]).options, figures)
+        LoadReport::new(&LoadCli::parse_from(["load"]).options, figures)
     }
 
     #[test]
-    fn a_missed_target_is_told_and_fails_only_a_strict_run() {
+    fn missed_target_fails_only_a_strict_run() {
         let met = report(|_| {});
         assert!(
             met.is_good(true) && met.table().contains("targets: 1 met, 0 missed"),
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lost_event_fails_every_run() {
+    fn lost_event_fails_every_run() {
         let lost = report(|figures| figures.fault("1 of 2 accepted events is missing".to_owned()));
         assert!(
             !lost.is_good(false) && lost.table().contains("NOT GOOD: 1 of 2"),
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_column_does_not_have_is_a_dash() {
+    fn table_shows_a_missing_value_as_a_dash() {
         let table = report(|_| {}).table();
         let line = table.lines().find(|line| line.contains("Redis CPU µs/event")).unwrap();
         assert!(line.contains('–') && line.contains("9.87"), "{line}");
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn the_object_has_targets_and_figures() {
+    fn json_report_has_targets_and_figures() {
         let json = serde_json::to_value(report(|_| {})).unwrap();
         assert_eq!(json["figures"][0]["column"], "bare");
         let judged = json["targets"]

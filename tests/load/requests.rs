@@ -20,7 +20,7 @@ pub(crate) const KINDS: [&str; 4] = [
 const MAX_REQUESTS: usize = 1_200_000;
 
 /// Signed requests, no two alike, in one block of memory; each is handed out once.
-pub(crate) struct Requests {
+pub(crate) struct SignedRequests {
     bytes: Vec<u8>,
     ends: Vec<usize>,
     next: AtomicUsize,
@@ -29,14 +29,14 @@ pub(crate) struct Requests {
 
 /// What kind of requests to make.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Kind {
+pub(crate) struct RequestKind {
     /// Over how many platforms (`p000` …) they are spread; 0: all are `mux`'s.
     pub(crate) platforms: usize,
     /// Whether they ask to be answered when the event is committed.
     pub(crate) wait: bool,
 }
 
-impl Kind {
+impl RequestKind {
     /// Events of `mux`, answered when they are accepted.
     pub(crate) const fn plain() -> Self {
         Self { platforms: 0, wait: false }
@@ -51,9 +51,9 @@ pub(crate) fn platform(i: usize, platforms: usize) -> String {
     }
 }
 
-impl Requests {
+impl SignedRequests {
     /// Makes `count` of them for the host `authority`.
-    pub(crate) fn signed(authority: &str, count: usize, kind: &Kind) -> Self {
+    pub(crate) fn signed(authority: &str, count: usize, kind: &RequestKind) -> Self {
         let count = count.clamp(1, MAX_REQUESTS);
         let (run, signed_at) = (unique("load"), now());
         let first_ms = now_ms() - 60_000;
@@ -121,8 +121,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_two_requests_are_alike_and_none_is_handed_out_twice() {
-        let requests = Requests::signed("localhost:1", 100, &Kind::plain());
+    fn requests_are_distinct_and_handed_out_once() {
+        let requests = SignedRequests::signed("localhost:1", 100, &RequestKind::plain());
         let mut seen = HashSet::new();
         while let Some(request) = requests.next() {
             assert!(seen.insert(request.to_vec()));
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn bodies_are_json_of_about_500_bytes() {
+    fn request_bodies_are_json_of_about_500_bytes() {
         let body = body("run", 7, 1_770_000_000_000);
         assert!((450..=600).contains(&body.len()), "{}", body.len());
         let value: serde_json::Value = serde_json::from_str(&body).unwrap();
@@ -139,8 +139,8 @@ mod tests {
     }
 
     #[test]
-    fn endless_requests_begin_again() {
-        let requests = Requests::signed("localhost:1", 2, &Kind::plain()).endless();
+    fn endless_requests_start_over() {
+        let requests = SignedRequests::signed("localhost:1", 2, &RequestKind::plain()).endless();
         let first = requests.next().unwrap().to_vec();
         requests.next().unwrap();
         assert_eq!(requests.next().unwrap(), first);

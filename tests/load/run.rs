@@ -1,17 +1,17 @@
 //! The whole run: rounds of speed and worker in turn, so that a noisy minute hits all of them, then the other sections.
 
-use crate::Failure;
+use crate::LoadError;
 use crate::figures::Figures;
-use crate::floors::node::Fastify;
-use crate::options::{Options, Section};
-use crate::scenarios::crowd::{self, Much};
+use crate::baselines::fastify::Fastify;
+use crate::options::{LoadOptions, LoadSection};
+use crate::scenarios::preloaded::{self, Preload};
 use crate::scenarios::{idle, speed, start, worker};
 
 /// Measures all that is asked for.
-pub(crate) async fn all(options: &Options) -> Result<Figures, Failure> {
+pub(crate) async fn all(options: &LoadOptions) -> Result<Figures, LoadError> {
     let mut figures = Figures::default();
     let sections = options.sections();
-    let (speed, worker) = (sections.contains(&Section::Speed), sections.contains(&Section::Worker));
+    let (speed, worker) = (sections.contains(&LoadSection::Speed), sections.contains(&LoadSection::Worker));
     let node = if speed { node(options, &mut figures).await } else { None };
     if speed || worker {
         for round in 1..=options.rounds() {
@@ -28,24 +28,24 @@ pub(crate) async fn all(options: &Options) -> Result<Figures, Failure> {
         let figures = &mut figures;
         let say = |what: &str| eprintln!("load: {what}");
         match section {
-            Section::Speed | Section::Worker => {}
-            Section::Queued => {
+            LoadSection::Speed | LoadSection::Worker => {}
+            LoadSection::Queued => {
                 say("a long queue");
-                crowd::compare(Much::Queued, options, figures).await?;
+                preloaded::compare(Preload::Queued, options, figures).await?;
             }
-            Section::Remembered => {
+            LoadSection::Remembered => {
                 say("many remembered ids");
-                crowd::compare(Much::Remembered, options, figures).await?;
+                preloaded::compare(Preload::Remembered, options, figures).await?;
             }
-            Section::Platforms => {
+            LoadSection::Platforms => {
                 say("many platforms");
-                crowd::compare(Much::Platforms, options, figures).await?;
+                preloaded::compare(Preload::Platforms, options, figures).await?;
             }
-            Section::Idle => {
+            LoadSection::Idle => {
                 say("nothing to do");
                 idle::measure(options, figures).await?;
             }
-            Section::Start => {
+            LoadSection::Start => {
                 say("starts");
                 start::measure(options, figures).await?;
             }
@@ -55,7 +55,7 @@ pub(crate) async fn all(options: &Options) -> Result<Figures, Failure> {
 }
 
 /// Fastify and ioredis, if they are asked for and can be had; else the report says why not.
-async fn node(options: &Options, figures: &mut Figures) -> Option<Fastify> {
+async fn node(options: &LoadOptions, figures: &mut Figures) -> Option<Fastify> {
     if !options.with_node {
         figures.note("not compared with Fastify + ioredis: --with-node installs and runs them");
         return None;

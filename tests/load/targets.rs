@@ -47,7 +47,7 @@ pub(crate) enum Direction {
 
 /// A goal and its bound.
 #[derive(Clone, Copy, Debug, Serialize)]
-pub(crate) struct Target {
+pub(crate) struct PerformanceTarget {
     pub(crate) goal: Goal,
     pub(crate) name: &'static str,
     pub(crate) direction: Direction,
@@ -58,7 +58,7 @@ pub(crate) struct Target {
 /// What became of a target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum Verdict {
+pub(crate) enum TargetVerdict {
     Met,
     Missed,
     NotMeasured,
@@ -66,24 +66,24 @@ pub(crate) enum Verdict {
 
 /// A target, what was measured, and what that means.
 #[derive(Clone, Copy, Debug, Serialize)]
-pub(crate) struct Judged {
+pub(crate) struct JudgedTarget {
     #[serde(flatten)]
-    pub(crate) target: Target,
+    pub(crate) target: PerformanceTarget,
     #[serde(serialize_with = "finite")]
     pub(crate) measured: Option<f64>,
-    pub(crate) verdict: Verdict,
+    pub(crate) verdict: TargetVerdict,
 }
 
-const fn at_least(goal: Goal, bound: f64, unit: &'static str, name: &'static str) -> Target {
-    Target { goal, name, direction: Direction::AtLeast, bound, unit }
+const fn at_least(goal: Goal, bound: f64, unit: &'static str, name: &'static str) -> PerformanceTarget {
+    PerformanceTarget { goal, name, direction: Direction::AtLeast, bound, unit }
 }
 
-const fn at_most(goal: Goal, bound: f64, unit: &'static str, name: &'static str) -> Target {
-    Target { goal, name, direction: Direction::AtMost, bound, unit }
+const fn at_most(goal: Goal, bound: f64, unit: &'static str, name: &'static str) -> PerformanceTarget {
+    PerformanceTarget { goal, name, direction: Direction::AtMost, bound, unit }
 }
 
 /// All of them.
-pub(crate) const TARGETS: [Target; 22] = [
+pub(crate) const TARGETS: [PerformanceTarget; 22] = [
     at_least(
         Goal::AcceptedAgainstPool,
         3.0,
@@ -148,25 +148,25 @@ pub(crate) const TARGETS: [Target; 22] = [
     at_most(Goal::StartWorker, 300.0, "ms", "cold start to ready: worker"),
 ];
 
-impl Target {
+impl PerformanceTarget {
     /// What `measured` means for it.
-    pub(crate) fn judge(self, measured: Option<f64>) -> Judged {
+    pub(crate) fn judge(self, measured: Option<f64>) -> JudgedTarget {
         let met = measured.map(|value| match self.direction {
             Direction::AtLeast => value >= self.bound,
             Direction::AtMost => value <= self.bound,
         });
         let verdict = match met {
-            Some(true) => Verdict::Met,
-            Some(false) => Verdict::Missed,
-            None => Verdict::NotMeasured,
+            Some(true) => TargetVerdict::Met,
+            Some(false) => TargetVerdict::Missed,
+            None => TargetVerdict::NotMeasured,
         };
-        Judged { target: self, measured, verdict }
+        JudgedTarget { target: self, measured, verdict }
     }
 }
 
 /// Every target, judged.
-pub(crate) fn judge(figures: &Figures) -> Vec<Judged> {
-    TARGETS.into_iter().map(|target| target.judge(figures.of_goal(target.goal))).collect()
+pub(crate) fn judge(figures: &Figures) -> Vec<JudgedTarget> {
+    TARGETS.into_iter().map(|target| target.judge(figures.goal_value(target.goal))).collect()
 }
 
 /// JSON knows no infinity.
@@ -183,31 +183,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_bound_itself_is_good_on_both_sides() {
+    fn bound_itself_meets_both_directions() {
         let least = at_least(Goal::AcceptedAgainstPool, 3.0, "×", "a");
         let most = at_most(Goal::RedisCpu, 14.0, "µs", "b");
         for (target, value, verdict) in [
-            (least, 3.0, Verdict::Met),
-            (least, 2.99, Verdict::Missed),
-            (most, 14.0, Verdict::Met),
-            (most, 14.01, Verdict::Missed),
-            (most, f64::INFINITY, Verdict::Missed),
-            (most, f64::NAN, Verdict::Missed),
-            (least, f64::NAN, Verdict::Missed),
+            (least, 3.0, TargetVerdict::Met),
+            (least, 2.99, TargetVerdict::Missed),
+            (most, 14.0, TargetVerdict::Met),
+            (most, 14.01, TargetVerdict::Missed),
+            (most, f64::INFINITY, TargetVerdict::Missed),
+            (most, f64::NAN, TargetVerdict::Missed),
+            (least, f64::NAN, TargetVerdict::Missed),
         ] {
             assert_eq!(target.judge(Some(value)).verdict, verdict, "{value}");
         }
-        assert_eq!(most.judge(None).verdict, Verdict::NotMeasured);
+        assert_eq!(most.judge(None).verdict, TargetVerdict::NotMeasured);
     }
 
     #[test]
-    fn every_goal_has_one_target() {
+    fn goals_have_one_target_each() {
         let goals: BTreeSet<Goal> = TARGETS.iter().map(|target| target.goal).collect();
         assert_eq!(goals.len(), TARGETS.len());
     }
 
     #[test]
-    fn a_value_that_json_does_not_know_is_null() {
+    fn infinite_value_is_null_in_json() {
         let judged = TARGETS[0].judge(Some(f64::INFINITY));
         let json = serde_json::to_value(judged).unwrap();
         assert_eq!(json["measured"], serde_json::Value::Null);

@@ -1,7 +1,7 @@
 //! Holds the worker's consumer name, and binds Redis to one session database.
 //!
 //! # Guarantees
-//! - Two live workers never share a consumer name (`a_name_has_one_holder`,
+//! - Two live workers never share a consumer name (`lease_has_one_holder`,
 //!   `worker_renews_its_lease_and_exits_when_another_holds_it`).
 //! - Workers never apply the events of one Redis to two databases, which would be two ledgers
 //!   (`worker_with_another_database_does_not_start`).

@@ -2,9 +2,9 @@
 //!
 //! # Guarantees
 //! - A retry is promoted when it is due by Redis's clock, and not before
-//!   (`nothing_comes_before_it_is_due`).
+//!   (`retry_is_not_promoted_before_it_is_due`).
 //! - Any number of workers may promote at once, since each move is one script
-//!   (`what_may_not_be_put_off_or_promoted_stays_where_it_is`).
+//!   (`forbidden_retry_or_promotion_moves_nothing`).
 //! - Retries of a paused platform stay until it is resumed (`paused_platform_holds_and_resumes`).
 //!
 //! # Design

@@ -5,7 +5,7 @@
 //! - "Unsupported platform" is answered only after a read of the registrations that began after the
 //!   request came. (`unknown_platform_is_unsupported_only_after_a_read`)
 //! - Requests for unknown platforms share one read of Redis, a few times a second.
-//!   (`however_many_ask_redis_is_read_a_few_times`)
+//!   (`concurrent_refreshes_share_a_few_reads`)
 //! - Registered platforms override those of the start.
 //!   (`registered_platforms_override_those_of_the_start`)
 //! - An older snapshot never replaces a newer one. (`older_snapshot_is_ignored`)

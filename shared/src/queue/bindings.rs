@@ -3,7 +3,7 @@
 //! # Guarantees
 //!
 //! - A queue is bound to the receiver of its first destination and keeps it, so no delivery reaches
-//!   another receiver (`a_queue_keeps_its_url_when_the_list_changes`).
+//!   another receiver (`queue_keeps_its_url_when_the_list_changes`).
 //! - Pause, 410 and busy state belong to the receiver, wherever its URL stands in a list
 //!   (`state_stays_with_its_url_when_the_list_changes`).
 //! - No delivery is signed for another destination: a URL alone identifies only the destinations of

@@ -3,9 +3,9 @@
 //! # Guarantees
 //!
 //! - [`CallError::NotRun`] means that the call certainly changed nothing
-//!   (`more_than_a_batch_is_refused_before_anything_is_sent`).
+//!   (`batch_above_the_maximum_is_not_sent`).
 //! - Every other failure is [`CallError::Unknown`]; callers must treat such a call as possibly
-//!   executed (`a_lost_reply_is_an_unknown_outcome`).
+//!   executed (`lost_reply_is_an_unknown_result`).
 
 use redis::{ErrorKind, RedisError, ServerErrorKind};
 

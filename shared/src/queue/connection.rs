@@ -3,11 +3,11 @@
 //! # Guarantees
 //!
 //! - A process may start before Redis: a [`RedisConnection`] connects on first use
-//!   (`a_process_may_start_before_redis`).
+//!   (`connection_may_be_created_before_redis_starts`).
 //! - After a failure every later call reconnects, at most once per [`FAILURE_PAUSE`] for all
 //!   callers together. A call that could not connect returns [`CallError::NotRun`]
-//!   (`calls_to_an_absent_redis_fail_fast_and_together`).
-//! - Only a call that certainly did not run is sent again (`what_may_have_run_is_not_sent_again`).
+//!   (`calls_without_redis_fail_fast`).
+//! - Only a call that certainly did not run is sent again (`call_that_may_have_run_is_not_repeated`).
 //! - On a cluster every call goes to the node that serves its key, also after the slot has moved
 //!   (`slot_migration_under_load_loses_nothing`).
 

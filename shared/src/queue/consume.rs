@@ -3,14 +3,14 @@
 //! # Guarantees
 //!
 //! - A claim never takes an entry whose holder extended its claim in time
-//!   (`only_what_nobody_renewed_is_claimed_and_counted`).
+//!   (`claim_takes_idle_entries_and_counts_the_delivery`).
 //! - Extending a claim takes no entry back from a worker that has claimed it since
-//!   (`renewing_takes_nothing_back_from_whoever_claimed_it`).
+//!   (`extend_claims_leaves_entries_of_other_consumers`).
 //! - Handed-back entries can be claimed at once, with an unchanged delivery count
-//!   (`handed_back_entries_can_be_claimed_at_once_with_their_count_unchanged`).
-//! - A consumer name has one holder (`a_name_has_one_holder`).
+//!   (`hand_back_allows_a_claim_at_once_and_keeps_the_count`).
+//! - A consumer name has one holder (`lease_has_one_holder`).
 //! - Only idle consumers without pending entries are deleted
-//!   (`only_idle_consumers_that_hold_nothing_are_reaped`).
+//!   (`reap_deletes_only_idle_consumers_without_entries`).
 
 use std::time::Duration;
 

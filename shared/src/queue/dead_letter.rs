@@ -7,9 +7,9 @@
 //! - Fields that this release does not know or cannot read are kept in `extra`
 //!   (`unreadable_fields_are_kept_in_extra`).
 //! - A replay begins with attempt 1, keeps `origin` and increases `replays`
-//!   (`a_replay_begins_anew_with_its_lineage`).
+//!   (`replay_resets_attempts_and_keeps_the_origin`).
 //! - A purge also removes the dedup marker, so that the provider's resend is accepted
-//!   (`a_purge_lets_the_provider_send_it_again`).
+//!   (`purge_lets_the_provider_send_the_event_again`).
 
 mod query;
 pub mod record;

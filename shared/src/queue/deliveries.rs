@@ -3,14 +3,14 @@
 //! # Guarantees
 //!
 //! - An enqueued delivery is in the destination's queue, a dead letter, or counted as overflow
-//!   (`what_is_over_the_bound_becomes_a_dead_letter_and_then_a_number`).
+//!   (`delivery_beyond_the_bound_is_dead_lettered_then_counted`).
 //! - Enqueueing a delivery again within [`DELIVERY_MARK_TTL`], after a lost reply or a crash,
-//!   creates no second one (`a_delivery_is_queued_like_an_event_and_once`).
-//! - A destination's rate limit holds across all workers (`a_limit_is_exact`).
+//!   creates no second one (`delivery_is_queued_once_like_an_event`).
+//! - A destination's rate limit holds across all workers (`delivery_limit_is_exact`).
 //! - A busy destination is left alone by all workers
-//!   (`a_busy_destination_is_left_alone_by_all_workers`).
+//!   (`busy_destination_gets_no_permit_from_any_worker`).
 //! - A damaged key of one destination delays no other
-//!   (`a_queue_that_is_no_stream_takes_nothing_and_fails_nobody`).
+//!   (`destination_queue_of_wrong_type_fails_no_other`).
 
 use std::time::Duration;
 

@@ -3,15 +3,15 @@
 //! # Guarantees
 //!
 //! - [`Enqueued::Accepted`] is returned only after Redis confirmed the entry
-//!   (`an_accepted_event_reads_back_as_it_was_given`).
+//!   (`accepted_event_reads_back_unchanged`).
 //! - Every request of a call, one event or a group of several, has its own outcome
-//!   (`each_request_gets_its_own_outcome_in_its_place`).
+//!   (`sections_return_each_outcome_in_its_place`).
 //! - The events of a group are queued together or not at all
-//!   (`a_group_that_does_not_fit_into_the_backlog_leaves_nothing`).
+//!   (`group_beyond_the_backlog_leaves_nothing`).
 //! - Platforms in one call do not affect each other's outcomes
-//!   (`what_is_wrong_with_one_platforms_keys_harms_no_other`).
+//!   (`section_with_damaged_keys_harms_no_other`).
 //! - A call holds at most [`MAX_BATCH_EVENTS`] events
-//!   (`more_than_a_batch_is_refused_before_anything_is_sent`).
+//!   (`batch_above_the_maximum_is_not_sent`).
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};

@@ -4,16 +4,16 @@
 //!
 //! - [`RedisHealth`] never reports better than the last answer (`health_follows_redis`).
 //! - A demoted primary counts as down, and its connection is replaced
-//!   (`a_demoted_master_is_down_and_left`).
+//!   (`demoted_primary_is_down_and_disconnected`).
 //! - A setting that cannot be read is unknown, and unknown is not strict
-//!   (`what_redis_does_not_tell_is_unknown_and_not_strict`).
+//!   (`durability_is_not_strict_if_settings_are_unreadable`).
 //! - A suspension of this process is not blamed on Redis
-//!   (`to_have_been_stopped_says_nothing_of_redis`).
+//!   (`suspended_process_reports_no_redis_fault`).
 //! - An emptied Redis is reported once by every process that knew it
-//!   (`an_emptied_redis_is_told_once_by_everybody_who_knew_it`).
+//!   (`emptied_redis_counts_once_per_monitor_that_knew_it`).
 //! - On a cluster every primary is polled. The cluster is up while one primary answers, and its
 //!   durability is that of the weakest; it is unknown while one primary does not answer
-//!   (`every_primary_is_watched`).
+//!   (`health_monitor_watches_every_primary`).
 //!
 //! # Design
 //!

@@ -20,23 +20,23 @@
 //! The invariants are described in `docs/reference/invariants.md`. This module enforces:
 //!
 //! - Every transition is one script, so at every instant an event is in at least one place
-//!   (`what_may_not_be_buried_or_replayed_stays_where_it_is`).
+//!   (`forbidden_dead_letter_or_replay_moves_nothing`).
 //! - `enqueue` decides per event, in order of arrival: duplicate, backlog, rate limit, append. The
-//!   dedup marker is written after the entry (`no_marker_without_its_entry`).
+//!   dedup marker is written after the entry (`dedup_marker_needs_its_entry`).
 //! - A full Redis refuses new events, and still lets queued events be moved and settled
-//!   (`a_full_redis_refuses_new_events_only`).
+//!   (`full_redis_refuses_only_new_events`).
 //! - Only `settle` finishes an event. Its own XDEL decides which call counts the event
-//!   (`settling_twice_counts_once`).
+//!   (`settle_twice_counts_once`).
 //! - `schedule_retry` and `dead_letter` change an entry only if it exists and is pending for the
-//!   calling consumer (`an_entry_of_another_consumer_is_left_alone`).
+//!   calling consumer (`entry_of_another_consumer_is_left_alone`).
 //! - `promote` replaces a due entry by a new one at the end of the stream and copies unknown fields
-//!   verbatim (`fields_of_a_later_release_survive_a_retry`).
+//!   verbatim (`retry_keeps_fields_of_a_later_release`).
 //! - `create_group` begins at 0 and drops the retry set, whose entries are delivered again as new
-//!   ones (`making_the_group_again_drops_the_retry_set_and_loses_nothing`).
+//!   ones (`create_group_again_drops_the_retry_set_and_loses_nothing`).
 //! - `sweep_orphans` schedules entries that are neither waiting, pending nor in the retry set
-//!   (`an_orphan_is_found_and_comes_back`).
+//!   (`orphan_is_found_and_rescheduled`).
 //! - The script that finishes or dead-letters an awaited event stores and publishes its result
-//!   (`a_settled_event_is_told_once_to_who_waits`).
+//!   (`settled_event_is_published_once_to_its_waiter`).
 //!
 //! # Design
 //!

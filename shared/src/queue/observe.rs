@@ -2,11 +2,11 @@
 //!
 //! # Guarantees
 //!
-//! - Reading the statistics changes nothing (`looking_changes_nothing`).
+//! - Reading the statistics changes nothing (`statistics_change_nothing`).
 //! - The backlog is the length less pending and retrying entries, and never below 0
-//!   (`the_parts_add_up`, `the_backlog_never_goes_below_zero`).
+//!   (`depth_parts_add_up`, `backlog_is_never_below_zero`).
 //! - A stored fact is never overwritten by accident: the first value stays
-//!   (`what_was_agreed_first_stands`).
+//!   (`meta_field_keeps_its_first_value`).
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};

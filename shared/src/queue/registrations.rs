@@ -9,9 +9,9 @@
 //! # Guarantees
 //!
 //! - A change applies to the version that its caller has read, or fails with
-//!   [`ChangeOutcome::Conflict`] (`a_change_is_made_to_what_was_looked_at_or_not_at_all`).
+//!   [`ChangeOutcome::Conflict`] (`registration_change_needs_the_version_it_was_based_on`).
 //! - The number of fields is bounded
-//!   (`the_number_of_fields_is_bounded_and_beyond_it_one_can_still_clear_up`).
+//!   (`registrations_are_bounded_and_can_be_removed_beyond`).
 //! - Unknown fields are counted and ignored
 //!   (`registrations_classify_fields_and_count_unknown_ones`).
 

@@ -3,10 +3,10 @@
 //! # Guarantees
 //!
 //! - The script that settles or dead-letters an event also stores and publishes its result, and
-//!   only if this call removed the entry (`a_settled_event_is_told_once_to_who_waits`).
+//!   only if this call removed the entry (`settled_event_is_published_once_to_its_waiter`).
 //! - An event that no replica waits for causes no further command
-//!   (`what_nobody_waits_for_costs_no_further_command`).
-//! - Only channels of ingress replicas are published to (`only_a_channel_of_ours_is_told`).
+//!   (`event_without_a_waiter_costs_no_extra_command`).
+//! - Only channels of ingress replicas are published to (`foreign_reply_channel_is_ignored`).
 //!
 //! # Design
 //!

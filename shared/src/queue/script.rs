@@ -4,7 +4,7 @@
 //!
 //! - A script that Redis has forgotten (restart, `SCRIPT FLUSH`, failover) is loaded and called
 //!   again. NOSCRIPT says that nothing ran, so this is safe
-//!   (`scripts_are_loaded_again_when_redis_forgot_them`).
+//!   (`scripts_are_loaded_again_after_a_script_flush`).
 //! - Only the scripts that add events or write nothing lack `allow-oom`
 //!   (`script_flags_refuse_only_growth_when_redis_is_full`).
 

@@ -2,7 +2,7 @@
 //!
 //! # Guarantees
 //!
-//! - A subscription reconnects for as long as it is wanted (`a_subscription_comes_back`).
+//! - A subscription reconnects for as long as it is wanted (`subscription_reconnects`).
 //!
 //! # Design
 //!

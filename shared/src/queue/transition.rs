@@ -3,11 +3,11 @@
 //! # Guarantees
 //!
 //! - Repeating a settle after a lost reply counts and forwards nothing twice
-//!   (`settling_twice_counts_once`).
-//! - Scheduling an entry twice leaves one retry (`scheduling_twice_waits_once`).
+//!   (`settle_twice_counts_once`).
+//! - Scheduling an entry twice leaves one retry (`retry_scheduled_twice_waits_once`).
 //! - An entry that cannot be moved stays where it is
-//!   (`what_may_not_be_put_off_or_promoted_stays_where_it_is`).
-//! - Another consumer's entries are left alone (`an_entry_of_another_consumer_is_left_alone`).
+//!   (`forbidden_retry_or_promotion_moves_nothing`).
+//! - Another consumer's entries are left alone (`entry_of_another_consumer_is_left_alone`).
 //!
 //! # Design
 //!

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 /// What one function takes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Counted {
+pub(crate) struct InstructionCounts {
     /// Instructions, those of hash functions left out.
     pub(crate) instructions: u64,
     /// Instructions of hash functions.
@@ -15,7 +15,7 @@ pub(crate) struct Counted {
     pub(crate) allocations: u64,
 }
 
-impl Counted {
+impl InstructionCounts {
     /// The same for one of `events`.
     pub(crate) fn per(self, events: u64) -> Self {
         let one = |all: u64| all.div_ceil(events.max(1));
@@ -37,7 +37,7 @@ pub(crate) fn counted(events: usize, work: &mut dyn FnMut(usize)) {
 }
 
 /// Whether there is a valgrind.
-pub(crate) fn is_there() -> bool {
+pub(crate) fn is_installed() -> bool {
     let asked = Command::new("valgrind")
         .arg("--version")
         .stdout(Stdio::null())
@@ -47,7 +47,7 @@ pub(crate) fn is_there() -> bool {
 }
 
 /// Runs this program with `arguments` and counts what happens inside [`counted`].
-pub(crate) fn count(arguments: &[&str]) -> Result<Counted, Box<dyn Error>> {
+pub(crate) fn count(arguments: &[&str]) -> Result<InstructionCounts, Box<dyn Error>> {
     let folder = tempfile::tempdir()?;
     let report = folder.path().join("report");
     let run = Command::new("valgrind")
@@ -75,10 +75,10 @@ pub(crate) fn count(arguments: &[&str]) -> Result<Counted, Box<dyn Error>> {
 
 /// Adds a report up. Names stand in it once, as `(number) name`, then as `(number)`; costs stand in lines of a position and
 /// a number; the line behind `calls=` is what the callee took, which its own lines hold already.
-fn read(report: &str) -> Counted {
+fn read(report: &str) -> InstructionCounts {
     let mut names: HashMap<&str, &str> = HashMap::new();
     let (mut function, mut callee, mut behind_call) = ("", "", false);
-    let mut all = Counted::default();
+    let mut all = InstructionCounts::default();
     for line in report.lines() {
         if let Some(named) = line.strip_prefix("fn=") {
             function = name(&mut names, named);

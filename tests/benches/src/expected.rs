@@ -4,16 +4,16 @@ use std::error::Error;
 use std::path::PathBuf;
 use std::process::Command;
 
-use crate::callgrind::Counted;
+use crate::callgrind::InstructionCounts;
 
 /// The counts in `expected.txt`.
-pub(crate) struct Expected {
+pub(crate) struct ExpectedCounts {
     /// What they were counted with.
     pub(crate) with: String,
-    counts: Vec<(String, Counted)>,
+    counts: Vec<(String, InstructionCounts)>,
 }
 
-impl Expected {
+impl ExpectedCounts {
     pub(crate) fn read() -> Result<Self, Box<dyn Error>> {
         let text = std::fs::read_to_string(path())
             .map_err(|error| format!("{}: {error}", path().display()))?;
@@ -28,26 +28,26 @@ impl Expected {
         Ok(Self { with, counts: counts.collect::<Result<_, _>>()? })
     }
 
-    pub(crate) fn write(counted: &[(&str, Counted)]) -> Result<(), Box<dyn Error>> {
+    pub(crate) fn write(counted: &[(&str, InstructionCounts)]) -> Result<(), Box<dyn Error>> {
         let mut text = format!("# {}\n# function, instructions, of hashes, allocations\n", here());
-        for (name, Counted { instructions, hashing, allocations }) in counted {
+        for (name, InstructionCounts { instructions, hashing, allocations }) in counted {
             text.push_str(&format!("{name}, {instructions}, {hashing}, {allocations}\n"));
         }
         print!("{text}");
         Ok(std::fs::write(path(), text)?)
     }
 
-    pub(crate) fn of(&self, name: &str) -> Option<Counted> {
+    pub(crate) fn of(&self, name: &str) -> Option<InstructionCounts> {
         self.counts.iter().find(|(one, _)| one == name).map(|(_, counted)| *counted)
     }
 
     /// Whether they were counted with what is here.
-    pub(crate) fn is_comparable(&self) -> bool {
+    pub(crate) fn is_same_toolchain(&self) -> bool {
         self.with == here()
     }
 }
 
-impl Counted {
+impl InstructionCounts {
     /// By which share `now` takes more instructions than this: 0.01 is 1 %.
     pub(crate) fn change(&self, now: &Self) -> f64 {
         now.instructions as f64 / self.instructions.max(1) as f64 - 1.0
@@ -70,9 +70,9 @@ pub(crate) fn here() -> String {
     format!("{version}, {}", std::env::consts::ARCH)
 }
 
-fn count(line: &str) -> Option<(String, Counted)> {
+fn count(line: &str) -> Option<(String, InstructionCounts)> {
     let mut pieces = line.split(", ");
     let name = pieces.next()?.to_owned();
     let mut number = || pieces.next()?.trim().parse().ok();
-    Some((name, Counted { instructions: number()?, hashing: number()?, allocations: number()? }))
+    Some((name, InstructionCounts { instructions: number()?, hashing: number()?, allocations: number()? }))
 }

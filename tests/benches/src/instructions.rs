@@ -26,8 +26,8 @@ use std::process::ExitCode;
 
 use mimalloc::MiMalloc;
 
-use callgrind::Counted;
-use expected::Expected;
+use callgrind::InstructionCounts;
+use expected::ExpectedCounts;
 use subjects::SUBJECTS;
 
 #[global_allocator]
@@ -40,11 +40,11 @@ const EVENTS: usize = 64;
 /// How expected.txt is written.
 const UPDATE: &str = "cargo bench -p benches -- --update";
 /// The argument by which the process under callgrind is told what to do.
-const ALONE: &str = "--alone";
+const RUN_ONE: &str = "--alone";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().collect();
-    let done = match arguments.iter().position(|argument| argument == ALONE) {
+    let done = match arguments.iter().position(|argument| argument == RUN_ONE) {
         Some(at) => alone(arguments.get(at + 1).map_or("", String::as_str)).map(|()| true),
         None => all(arguments.iter().any(|argument| argument == "--update")),
     };
@@ -71,28 +71,28 @@ fn all(update: bool) -> Result<bool, Box<dyn Error>> {
     if cfg!(debug_assertions) {
         return Err("a debug build says nothing: use `cargo bench`".into());
     }
-    if !callgrind::is_there() {
+    if !callgrind::is_installed() {
         println!(
             "instructions: skipped, since there is no valgrind (Debian, Ubuntu: apt-get install valgrind)"
         );
         return Ok(true);
     }
-    let mut counted: Vec<(&str, Counted)> = Vec::new();
+    let mut counted: Vec<(&str, InstructionCounts)> = Vec::new();
     for (name, _) in SUBJECTS {
-        counted.push((name, callgrind::count(&[ALONE, name])?.per(EVENTS as u64)));
+        counted.push((name, callgrind::count(&[RUN_ONE, name])?.per(EVENTS as u64)));
     }
     if update {
-        return Expected::write(&counted).map(|()| true);
+        return ExpectedCounts::write(&counted).map(|()| true);
     }
-    let expected = Expected::read()?;
-    let judged = expected.is_comparable();
+    let expected = ExpectedCounts::read()?;
+    let judged = expected.is_same_toolchain();
     println!(
         "{:<34}{:>13}{:>10}{:>9}{:>9}{:>13}",
         "of one event", "instructions", "expected", "change", "hashing", "allocations"
     );
     let (mut good, mut better) = (true, false);
     for (name, now) in &counted {
-        let Counted { instructions, hashing, allocations } = now;
+        let InstructionCounts { instructions, hashing, allocations } = now;
         let (before, change, verdict) = match expected.of(name) {
             None => ("-".to_owned(), "-".to_owned(), "not in expected.txt"),
             Some(before) => {

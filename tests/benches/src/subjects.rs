@@ -22,8 +22,8 @@ use worker::effects::plan;
 use crate::EVENTS;
 
 /// Works on the event of that number.
-pub(crate) type Work = Box<dyn FnMut(usize)>;
-type Prepared = Result<Work, Box<dyn Error>>;
+pub(crate) type BenchWork = Box<dyn FnMut(usize)>;
+type Prepared = Result<BenchWork, Box<dyn Error>>;
 type Prepare = fn() -> Prepared;
 
 /// All of them.
@@ -46,15 +46,15 @@ const NOW_S: i64 = 1_770_000_000;
 const NOW_MS: i64 = NOW_S * 1000;
 
 /// A platform and its `i`-th signed event.
-struct Source {
+struct SignedEventSource {
     platform: &'static str,
     event: fn(usize) -> SignedWebhook,
 }
 
-const MUX: Source =
-    Source { platform: "mux", event: |i| sign::mux(MUX_SECRET, NOW_S, mux(i).as_bytes()) };
+const MUX: SignedEventSource =
+    SignedEventSource { platform: "mux", event: |i| sign::mux(MUX_SECRET, NOW_S, mux(i).as_bytes()) };
 
-const LIVEKIT: Source = Source {
+const LIVEKIT: SignedEventSource = SignedEventSource {
     platform: "livekit",
     event: |i| {
         let body = livekit_event(&format!("EV_{i:04}"), "room_started", "room", NOW_S).to_string();
@@ -62,7 +62,7 @@ const LIVEKIT: Source = Source {
     },
 };
 
-const NETFLIX: Source = Source {
+const NETFLIX: SignedEventSource = SignedEventSource {
     platform: "netflix",
     event: |i| {
         let body = content_event("content_added", &format!("content-{i:04}"), "A title", NOW_MS)
@@ -80,14 +80,14 @@ fn mux(i: usize) -> String {
 }
 
 /// A platform with signed events.
-struct Subject {
+struct BenchSubject {
     platform: Arc<Platform>,
     keys: Keys,
     events: Vec<(Vec<(String, String)>, Bytes)>,
 }
 
-impl Subject {
-    fn of(source: Source) -> Result<Self, Box<dyn Error>> {
+impl BenchSubject {
+    fn of(source: SignedEventSource) -> Result<Self, Box<dyn Error>> {
         let registry = Registry::load(None).map_err(|problems| format!("{problems:?}"))?;
         let env = Env::from_pairs([
             ("STREAMING_WEBHOOK_SIGNING_SECRET", MUX_SECRET),
@@ -117,8 +117,8 @@ impl Subject {
     }
 }
 
-fn verifying(source: Source) -> Prepared {
-    let Subject { platform, keys, events } = Subject::of(source)?;
+fn verifying(source: SignedEventSource) -> Prepared {
+    let BenchSubject { platform, keys, events } = BenchSubject::of(source)?;
     Ok(Box::new(move |i| {
         let (headers, body) = &events[i];
         assert!(
@@ -128,14 +128,14 @@ fn verifying(source: Source) -> Prepared {
     }))
 }
 
-fn parsing(source: Source) -> Prepared {
-    let Subject { events, .. } = Subject::of(source)?;
+fn parsing(source: SignedEventSource) -> Prepared {
+    let BenchSubject { events, .. } = BenchSubject::of(source)?;
     Ok(Box::new(move |i| assert!(black_box(Document::parse(&events[i].1)).is_ok(), "refused")))
 }
 
 /// What was verified borrows from its request, which is made to last as long as the process.
-fn identifying(source: Source) -> Prepared {
-    let subject: &'static Subject = Box::leak(Box::new(Subject::of(source)?));
+fn identifying(source: SignedEventSource) -> Prepared {
+    let subject: &'static BenchSubject = Box::leak(Box::new(BenchSubject::of(source)?));
     let verified = subject.events.iter().map(|(headers, body)| {
         verify(&subject.platform.scheme, &subject.keys, headers, body, NOW_MS)
             .map_err(|refusal| refusal.to_string())
@@ -152,12 +152,12 @@ fn origin(i: usize) -> StreamId {
 }
 
 fn encoding() -> Prepared {
-    let events = Subject::of(MUX)?.queued()?;
+    let events = BenchSubject::of(MUX)?.queued()?;
     Ok(Box::new(move |i| drop(black_box(encode(&events[i], NOW_MS, NOW_MS, origin(i))))))
 }
 
-fn entries(source: Source) -> Result<(Arc<Platform>, Vec<StreamEntry>), Box<dyn Error>> {
-    let subject = Subject::of(source)?;
+fn entries(source: SignedEventSource) -> Result<(Arc<Platform>, Vec<StreamEntry>), Box<dyn Error>> {
+    let subject = BenchSubject::of(source)?;
     let events = subject.queued()?;
     let entry = |(i, event)| StreamEntry {
         id: origin(i),
@@ -178,7 +178,7 @@ fn decoding() -> Prepared {
 }
 
 /// From an envelope to what is to be changed.
-fn planning(source: Source) -> Prepared {
+fn planning(source: SignedEventSource) -> Prepared {
     let (platform, entries) = entries(source)?;
     let envelopes: Vec<Envelope> = entries.into_iter().map(decode).collect::<Result<_, _>>()?;
     Ok(Box::new(move |i| assert!(black_box(plan(&platform, &envelopes[i])).is_ok(), "refused")))

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use shared::event::NewEvent;
 use shared::queue::{EnqueuePolicy, Enqueued, MAX_BATCH_EVENTS, TypeLimit};
 
-use crate::fixture::{Fixture, OPEN, event, field};
+use crate::fixture::{QueueFixture, UNLIMITED, event, field};
 
 fn group(ids: &[&str]) -> Vec<NewEvent> {
     ids.iter().map(|id| event(id)).collect()
@@ -13,10 +13,10 @@ fn group(ids: &[&str]) -> Vec<NewEvent> {
 
 /// One per ten minutes after a burst, so that no time passes as far as the limit is concerned.
 fn slow(burst: u32) -> EnqueuePolicy {
-    EnqueuePolicy { period_us: 600_000_000, burst, ..OPEN }
+    EnqueuePolicy { period_us: 600_000_000, burst, ..UNLIMITED }
 }
 
-impl Fixture {
+impl QueueFixture {
     async fn groups(&self, policy: &EnqueuePolicy, groups: &[&[&str]]) -> Vec<Enqueued> {
         let groups: Vec<Vec<NewEvent>> = groups.iter().map(|ids| group(ids)).collect();
         let groups: Vec<&[NewEvent]> = groups.iter().map(Vec::as_slice).collect();
@@ -34,18 +34,18 @@ impl Fixture {
 }
 
 #[tokio::test]
-async fn a_group_is_queued_in_its_place_and_order() {
-    let fixture = Fixture::start().await;
-    let outcomes = fixture.groups(&OPEN, &[&["a"], &["b", "c", "d"], &["e"], &["f", "g"]]).await;
+async fn group_is_queued_in_place_and_order() {
+    let fixture = QueueFixture::start().await;
+    let outcomes = fixture.groups(&UNLIMITED, &[&["a"], &["b", "c", "d"], &["e"], &["f", "g"]]).await;
     assert_eq!(outcomes, [Enqueued::Accepted; 4]);
     assert_eq!(fixture.queued().await, ["a", "b", "c", "d", "e", "f", "g"]);
     assert_eq!((fixture.markers().await, fixture.counter("accepted").await), (7, 7));
 }
 
 #[tokio::test]
-async fn only_what_is_new_of_a_group_is_queued() {
-    let fixture = Fixture::start().await;
-    fixture.groups(&OPEN, &[&["a", "b"]]).await;
+async fn group_queues_only_its_new_events() {
+    let fixture = QueueFixture::start().await;
+    fixture.groups(&UNLIMITED, &[&["a", "b"]]).await;
     // What was seen, and what stands twice in it, costs nothing: two new ones fit where two fit.
     let policy = EnqueuePolicy { max_backlog: 4, ..slow(2) };
     assert_eq!(
@@ -57,20 +57,20 @@ async fn only_what_is_new_of_a_group_is_queued() {
 }
 
 #[tokio::test]
-async fn events_without_a_marker_are_new_each_time() {
-    let fixture = Fixture::start().await;
+async fn event_without_marker_is_new_each_time() {
+    let fixture = QueueFixture::start().await;
     let bare = |id: &str| NewEvent { marker: None, ..event(id) };
     let events = [bare("a"), event("b"), bare("a")];
     for expected in [3, 5] {
         let outcomes =
-            fixture.queue.enqueue_groups(&fixture.keys, &OPEN, &[&events[..]]).await.unwrap();
+            fixture.queue.enqueue_groups(&fixture.keys, &UNLIMITED, &[&events[..]]).await.unwrap();
         assert_eq!((outcomes, fixture.length().await), (vec![Enqueued::Accepted], expected));
     }
 }
 
 #[tokio::test]
-async fn a_group_that_does_not_fit_into_the_backlog_leaves_nothing() {
-    let fixture = Fixture::start().await;
+async fn group_beyond_the_backlog_leaves_nothing() {
+    let fixture = QueueFixture::start().await;
     let policy = EnqueuePolicy { max_backlog: 3, ..slow(100) };
     // What fits afterwards is not refused because the group was.
     let outcomes = fixture.groups(&policy, &[&["a", "b"], &["c", "d"], &["c"], &["e"]]).await;
@@ -85,8 +85,8 @@ async fn a_group_that_does_not_fit_into_the_backlog_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn a_group_passes_the_limit_as_a_whole_or_costs_nothing() {
-    let fixture = Fixture::start().await;
+async fn group_passes_the_rate_limit_whole_or_costs_nothing() {
+    let fixture = QueueFixture::start().await;
     let outcomes =
         fixture.groups(&slow(5), &[&["a", "b", "c"], &["d", "e", "f"], &["g", "h"], &["i"]]).await;
     let limited = |retry_after_s| Enqueued::RateLimited { retry_after_s };
@@ -99,8 +99,8 @@ async fn a_group_passes_the_limit_as_a_whole_or_costs_nothing() {
 }
 
 #[tokio::test]
-async fn types_limits_are_sums_too_and_all_are_checked_before_any_is_charged() {
-    let fixture = Fixture::start().await;
+async fn group_type_limits_are_checked_before_any_is_charged() {
+    let fixture = QueueFixture::start().await;
     let limit = |burst| TypeLimit { period_us: 600_000_000, burst };
     let types: BTreeMap<String, TypeLimit> =
         [("chat".to_owned(), limit(3)), ("typing".to_owned(), limit(1))].into();
@@ -123,8 +123,8 @@ async fn types_limits_are_sums_too_and_all_are_checked_before_any_is_charged() {
 }
 
 #[tokio::test]
-async fn a_group_larger_than_the_burst_passes_at_rest_and_is_charged_in_full() {
-    let fixture = Fixture::start().await;
+async fn group_above_the_burst_passes_at_rest_and_costs_in_full() {
+    let fixture = QueueFixture::start().await;
     let policy = slow(2);
     let limited = |retry_after_s| Enqueued::RateLimited { retry_after_s };
     let five = ["a", "b", "c", "d", "e"];
@@ -152,8 +152,8 @@ async fn a_group_larger_than_the_burst_passes_at_rest_and_is_charged_in_full() {
 }
 
 #[tokio::test]
-async fn no_marker_of_a_group_without_its_entries() {
-    let fixture = Fixture::start().await;
+async fn group_marker_needs_its_entries() {
+    let fixture = QueueFixture::start().await;
     fixture.redis::<()>(&["SET", &fixture.keys.incoming, "not a stream"]).await;
     assert_eq!(fixture.groups(&slow(3), &[&["a", "b"], &["c"]]).await, [Enqueued::Refused; 2]);
     assert_eq!(fixture.markers().await, 0);
@@ -162,16 +162,16 @@ async fn no_marker_of_a_group_without_its_entries() {
 }
 
 #[tokio::test]
-async fn an_empty_group_and_one_that_is_too_large_are_not_sent() {
-    let fixture = Fixture::start().await;
+async fn group_of_no_or_too_many_events_is_not_sent() {
+    let fixture = QueueFixture::start().await;
     let many: Vec<NewEvent> = (0..=MAX_BATCH_EVENTS).map(|n| event(&n.to_string())).collect();
     for groups in [&[&many[..]][..], &[&many[..1], &[]], &[&many[..2], &many[2..]]] {
-        let fault = fixture.queue.enqueue_groups(&fixture.keys, &OPEN, groups).await.unwrap_err();
+        let fault = fixture.queue.enqueue_groups(&fixture.keys, &UNLIMITED, groups).await.unwrap_err();
         assert!(fault.certainly_not_run());
     }
     assert_eq!(fixture.length().await, 0);
     let full = &many[1..];
-    let outcomes = fixture.queue.enqueue_groups(&fixture.keys, &OPEN, &[full]).await.unwrap();
+    let outcomes = fixture.queue.enqueue_groups(&fixture.keys, &UNLIMITED, &[full]).await.unwrap();
     assert_eq!(
         (outcomes, fixture.length().await),
         (vec![Enqueued::Accepted], MAX_BATCH_EVENTS as u64)

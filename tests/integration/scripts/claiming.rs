@@ -7,12 +7,12 @@ use shared::event::StreamId;
 use shared::queue::{NewDeadLetter, SettleOutcome, Settled};
 use tests::{pending_entries, poll};
 
-use crate::fixture::{CONSUMER, Fixture, OTHER};
+use crate::fixture::{CONSUMER, QueueFixture, OTHER};
 
 const MINUTE: Duration = Duration::from_secs(60);
 const START: StreamId = StreamId { ms: 0, seq: 0 };
 
-impl Fixture {
+impl QueueFixture {
     async fn holder(&self, id: StreamId) -> (String, u64) {
         let id = id.to_string();
         let group = "webhook-processors";
@@ -23,8 +23,8 @@ impl Fixture {
 }
 
 #[tokio::test]
-async fn own_pending_entries_are_read_again_page_by_page() {
-    let mut fixture = Fixture::consuming().await;
+async fn own_pending_entries_are_read_page_by_page() {
+    let mut fixture = QueueFixture::consuming().await;
     let ids = fixture.deliver(&["a", "b", "c"]).await;
     let first = fixture.queue.read_own_pending(&fixture.keys, CONSUMER, START, 2).await.unwrap();
     let rest = fixture.queue.read_own_pending(&fixture.keys, CONSUMER, ids[1], 2).await.unwrap();
@@ -44,8 +44,8 @@ async fn own_pending_entries_are_read_again_page_by_page() {
 }
 
 #[tokio::test]
-async fn only_what_nobody_renewed_is_claimed_and_counted() {
-    let mut fixture = Fixture::consuming().await;
+async fn claim_takes_idle_entries_and_counts_the_delivery() {
+    let mut fixture = QueueFixture::consuming().await;
     let ids = fixture.deliver(&["a", "b"]).await;
     let none = fixture.queue.claim(&fixture.keys, OTHER, MINUTE, START, 10).await.unwrap();
     assert!(none.entries.is_empty());
@@ -64,8 +64,8 @@ async fn only_what_nobody_renewed_is_claimed_and_counted() {
 }
 
 #[tokio::test]
-async fn a_claim_goes_on_at_its_cursor_and_names_what_was_deleted() {
-    let mut fixture = Fixture::consuming().await;
+async fn claim_continues_at_its_cursor_and_reports_deleted_ids() {
+    let mut fixture = QueueFixture::consuming().await;
     let ids = fixture.deliver(&["a", "b", "c"]).await;
     fixture.redis::<()>(&["XDEL", &fixture.keys.incoming, &ids[1].to_string()]).await;
     let (mut cursor, mut claimed, mut deleted) = (START, Vec::new(), Vec::new());
@@ -85,8 +85,8 @@ async fn a_claim_goes_on_at_its_cursor_and_names_what_was_deleted() {
 }
 
 #[tokio::test]
-async fn renewing_keeps_others_from_claiming_and_the_count_as_it_is() {
-    let mut fixture = Fixture::consuming().await;
+async fn extended_claim_blocks_others_and_keeps_the_count() {
+    let mut fixture = QueueFixture::consuming().await;
     let ids = fixture.deliver(&["a", "b"]).await;
     fixture.queue.hand_back(&fixture.keys, CONSUMER, &ids).await.unwrap();
     assert_eq!(
@@ -99,8 +99,8 @@ async fn renewing_keeps_others_from_claiming_and_the_count_as_it_is() {
 }
 
 #[tokio::test]
-async fn renewing_takes_nothing_back_from_whoever_claimed_it() {
-    let mut fixture = Fixture::consuming().await;
+async fn extend_claims_leaves_entries_of_other_consumers() {
+    let mut fixture = QueueFixture::consuming().await;
     let ids = fixture.deliver(&["a", "b", "c"]).await;
     fixture.queue.claim(&fixture.keys, OTHER, Duration::ZERO, START, 1).await.unwrap();
     fixture
@@ -118,8 +118,8 @@ async fn renewing_takes_nothing_back_from_whoever_claimed_it() {
 }
 
 #[tokio::test]
-async fn handed_back_entries_can_be_claimed_at_once_with_their_count_unchanged() {
-    let mut fixture = Fixture::consuming().await;
+async fn hand_back_allows_a_claim_at_once_and_keeps_the_count() {
+    let mut fixture = QueueFixture::consuming().await;
     let ids = fixture.deliver(&["a", "b"]).await;
     assert_eq!(fixture.queue.hand_back(&fixture.keys, CONSUMER, &ids).await.unwrap(), [true, true]);
     assert_eq!(fixture.holder(ids[0]).await, (CONSUMER.into(), 1));
@@ -129,8 +129,8 @@ async fn handed_back_entries_can_be_claimed_at_once_with_their_count_unchanged()
 }
 
 #[tokio::test]
-async fn a_suspect_is_counted_until_an_orderly_outcome() {
-    let mut fixture = Fixture::consuming().await;
+async fn suspect_is_counted_until_an_orderly_outcome() {
+    let mut fixture = QueueFixture::consuming().await;
     let ids = fixture.deliver(&["settled", "retried", "dead", "outage", "kept"]).await;
     for id in &ids {
         for run in 1..=2 {
@@ -187,8 +187,8 @@ async fn a_suspect_is_counted_until_an_orderly_outcome() {
 
 /// A stalled Redis runs every repetition of a call whose answer was given up on.
 #[tokio::test]
-async fn a_repeated_call_counts_one_run() {
-    let mut fixture = Fixture::consuming().await;
+async fn isolated_run_counts_once_for_a_repeated_call() {
+    let mut fixture = QueueFixture::consuming().await;
     let id = fixture.deliver(&["a"]).await[0];
     let (first, second) = (uuid::Uuid::new_v4(), uuid::Uuid::new_v4());
     for (run, count) in [(first, 1), (first, 1), (first, 1), (second, 2), (second, 2)] {
@@ -197,8 +197,8 @@ async fn a_repeated_call_counts_one_run() {
 }
 
 #[tokio::test]
-async fn a_finished_entry_is_no_suspect() {
-    let mut fixture = Fixture::consuming().await;
+async fn settled_entry_is_no_suspect() {
+    let mut fixture = QueueFixture::consuming().await;
     let ids = fixture.deliver(&["a"]).await;
     fixture
         .queue
@@ -217,8 +217,8 @@ async fn a_finished_entry_is_no_suspect() {
 }
 
 #[tokio::test]
-async fn a_name_has_one_holder() {
-    let fixture = Fixture::start().await;
+async fn lease_has_one_holder() {
+    let fixture = QueueFixture::start().await;
     let queue = &fixture.queue;
     assert!(queue.lease("host-1", "token-a", MINUTE).await.unwrap());
     assert!(!queue.lease("host-1", "token-b", MINUTE).await.unwrap());
@@ -230,8 +230,8 @@ async fn a_name_has_one_holder() {
 }
 
 #[tokio::test]
-async fn a_lease_ends_by_itself_and_renewal_begins_it_anew() {
-    let fixture = Fixture::start().await;
+async fn lease_expires_and_renewal_restarts_it() {
+    let fixture = QueueFixture::start().await;
     let queue = &fixture.queue;
     assert!(queue.lease("host-1", "token-a", Duration::from_millis(50)).await.unwrap());
     assert!(queue.lease("host-1", "token-a", MINUTE).await.unwrap());
@@ -248,8 +248,8 @@ async fn a_lease_ends_by_itself_and_renewal_begins_it_anew() {
 }
 
 #[tokio::test]
-async fn only_idle_consumers_that_hold_nothing_are_reaped() {
-    let mut fixture = Fixture::consuming().await;
+async fn reap_deletes_only_idle_consumers_without_entries() {
+    let mut fixture = QueueFixture::consuming().await;
     fixture.accept(&["b"]).await;
     let finished = fixture.read_as(OTHER).await[0].id;
     fixture
@@ -283,8 +283,8 @@ async fn only_idle_consumers_that_hold_nothing_are_reaped() {
 }
 
 #[tokio::test]
-async fn ids_of_own_pending_entries_are_listed_without_touching_them() {
-    let mut fixture = Fixture::consuming().await;
+async fn own_pending_ids_are_listed_without_a_delivery() {
+    let mut fixture = QueueFixture::consuming().await;
     let ids = fixture.deliver(&["a", "b", "c"]).await;
     let first = fixture.queue.own_pending_ids(&fixture.keys, CONSUMER, START, 2).await.unwrap();
     let rest = fixture.queue.own_pending_ids(&fixture.keys, CONSUMER, ids[1], 2).await.unwrap();
@@ -303,8 +303,8 @@ async fn ids_of_own_pending_entries_are_listed_without_touching_them() {
 
 /// A delivery in the future is what a clock leaves behind that is set back.
 #[tokio::test]
-async fn entries_that_were_delivered_in_the_future_can_be_claimed_again() {
-    let mut fixture = Fixture::consuming().await;
+async fn entry_delivered_in_the_future_can_be_claimed() {
+    let mut fixture = QueueFixture::consuming().await;
     let ids = fixture.deliver(&["a", "b"]).await;
     pending_entries::move_delivery_into_future(
         &fixture.server,

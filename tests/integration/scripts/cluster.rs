@@ -14,7 +14,7 @@ use tests::cluster::RedisCluster;
 use tests::poll;
 use tests::redis::{RedisOptions, RedisServer};
 
-use crate::fixture::{CONSUMER, OPEN, event, name};
+use crate::fixture::{CONSUMER, UNLIMITED, event, name};
 
 /// A cluster of one node.
 pub async fn one_node() -> RedisServer {
@@ -31,7 +31,7 @@ pub async fn one_node() -> RedisServer {
 }
 
 /// A queue on `server`, and what reads it.
-pub fn reading(server: &RedisServer) -> (Queue, StreamReader) {
+pub fn connect_to(server: &RedisServer) -> (Queue, StreamReader) {
     let url = server.url().into();
     (
         Queue::new(KeyLayout::Cluster, connect(&url, true).unwrap()),
@@ -40,9 +40,9 @@ pub fn reading(server: &RedisServer) -> (Queue, StreamReader) {
 }
 
 #[tokio::test]
-async fn no_script_leaves_its_slot() {
+async fn scripts_keep_to_one_slot() {
     let server = one_node().await;
-    let (queue, mut reader) = reading(&server);
+    let (queue, mut reader) = connect_to(&server);
     let keys = queue.keys(&name("mux"));
     let durability = Durability::read(queue.connection()).await.unwrap();
     assert_eq!(durability.cluster_enabled, Some(true));
@@ -51,7 +51,7 @@ async fn no_script_leaves_its_slot() {
     queue.register_platform(&keys.platform).await.unwrap();
     queue.create_group(&keys).await.unwrap();
     let given = ["a", "b", "c"].map(event);
-    let outcomes = queue.enqueue(&keys, &OPEN, &given.iter().collect::<Vec<_>>()).await.unwrap();
+    let outcomes = queue.enqueue(&keys, &UNLIMITED, &given.iter().collect::<Vec<_>>()).await.unwrap();
     assert_eq!(outcomes, [Enqueued::Accepted; 3]);
     let mut pages =
         queue.read_new(&mut reader, &[&keys], CONSUMER, 10, Duration::ZERO).await.unwrap();
@@ -60,13 +60,13 @@ async fn no_script_leaves_its_slot() {
     assert_eq!(queue.delivery_counts(&keys, CONSUMER, &ids).await.unwrap(), [1; 3]);
     assert_eq!(queue.count_isolated_run(&keys, ids[0], uuid::Uuid::new_v4()).await.unwrap(), 1);
     assert_eq!(
-        queue.settle(&keys, &[crate::waiting::settled(ids[0], &channel, "a")]).await.unwrap(),
+        queue.settle(&keys, &[crate::replies::settled_with_reply(ids[0], &channel, "a")]).await.unwrap(),
         [true]
     );
     let retry = [crate::retry::retry(ids[1], 0)];
     assert_eq!(queue.schedule_retry(&keys, CONSUMER, &retry).await.unwrap(), [true]);
     assert_eq!(queue.promote_due(&keys, 1000, 10).await.unwrap().moved, 1);
-    let letter = crate::waiting::letter(ids[2], crate::waiting::given_up(&channel, "c"));
+    let letter = crate::replies::new_dead_letter(ids[2], crate::replies::dead_reply(&channel, "c"));
     let dead =
         queue.dead_letter(&keys, CONSUMER, "w", &[letter.clone(), letter], 10).await.unwrap();
     assert_eq!(dead, [DeadLettered::Done, DeadLettered::Gone]);
@@ -88,9 +88,9 @@ async fn no_script_leaves_its_slot() {
 }
 
 #[tokio::test]
-async fn a_slot_that_nobody_had_for_a_moment_is_found_again() {
+async fn unassigned_slot_is_found_again_when_assigned() {
     let server = one_node().await;
-    let (queue, mut reader) = reading(&server);
+    let (queue, mut reader) = connect_to(&server);
     let keys = queue.keys(&name("mux"));
     queue.create_group(&keys).await.unwrap();
     let slot: u16 = server.command(&["CLUSTER", "KEYSLOT", &keys.incoming]).await;
@@ -100,7 +100,7 @@ async fn a_slot_that_nobody_had_for_a_moment_is_found_again() {
     // As a node tells while a failover is under way.
     server.command::<()>(&["CLUSTER", "DELSLOTSRANGE", &slot, &slot]).await;
     poll::until("the gap is known", Duration::from_secs(10), async || {
-        let written = queue.enqueue(&keys, &OPEN, &[&event("a")]).await.map(drop);
+        let written = queue.enqueue(&keys, &UNLIMITED, &[&event("a")]).await.map(drop);
         let read =
             queue.read_new(&mut reader, &[&keys], CONSUMER, 1, Duration::ZERO).await.map(drop);
         let said = format!("{written:?}, {read:?}");
@@ -109,7 +109,7 @@ async fn a_slot_that_nobody_had_for_a_moment_is_found_again() {
     .await;
     server.command::<()>(&["CLUSTER", "ADDSLOTSRANGE", &slot, &slot]).await;
     poll::until("the slot is found again", Duration::from_secs(10), async || {
-        queue.enqueue(&keys, &OPEN, &[&event("b")]).await.map_err(|fault| fault.to_string())
+        queue.enqueue(&keys, &UNLIMITED, &[&event("b")]).await.map_err(|fault| fault.to_string())
     })
     .await;
     poll::until("it is read again", Duration::from_secs(10), async || {
@@ -125,7 +125,7 @@ async fn a_slot_that_nobody_had_for_a_moment_is_found_again() {
 
 /// The slots of a node that was taken away for good may stay without one, however much is sent for them.
 #[tokio::test]
-async fn a_slot_that_nobody_has_is_not_asked_for_all_the_time() {
+async fn unassigned_slot_is_looked_up_rarely() {
     let server = one_node().await;
     server.command::<()>(&["CONFIG", "SET", "cluster-require-full-coverage", "no"]).await;
     let queue = Queue::new(KeyLayout::Cluster, connect(&server.url().into(), true).unwrap());
@@ -141,10 +141,10 @@ async fn a_slot_that_nobody_has_is_not_asked_for_all_the_time() {
     };
     let (before, begun) = (asked().await, Instant::now());
     while begun.elapsed() < Duration::from_secs(2) {
-        let refused = queue.enqueue(&gone, &OPEN, &[&event("a")]).await.unwrap_err();
+        let refused = queue.enqueue(&gone, &UNLIMITED, &[&event("a")]).await.unwrap_err();
         assert!(refused.certainly_not_run());
         let served = queue
-            .enqueue(&here, &EnqueuePolicy { max_backlog: 1, ..OPEN }, &[&event("b")])
+            .enqueue(&here, &EnqueuePolicy { max_backlog: 1, ..UNLIMITED }, &[&event("b")])
             .await
             .unwrap();
         assert!(matches!(served[..], [Enqueued::Accepted | Enqueued::Duplicate]), "{served:?}");
@@ -154,14 +154,14 @@ async fn a_slot_that_nobody_has_is_not_asked_for_all_the_time() {
 }
 
 #[tokio::test]
-async fn a_damaged_stream_keeps_no_other_from_being_read() {
+async fn stream_of_wrong_type_blocks_no_other_on_a_cluster() {
     let server = one_node().await;
-    let (queue, mut reader) = reading(&server);
+    let (queue, mut reader) = connect_to(&server);
     let [good, new, broken] =
         ["mux", "acme", "netflix"].map(|platform| queue.keys(&name(platform)));
     server.command::<()>(&["SET", &broken.incoming, "not a stream"]).await;
     queue.create_group(&good).await.unwrap();
-    queue.enqueue(&good, &OPEN, &[&event("a")]).await.unwrap();
+    queue.enqueue(&good, &UNLIMITED, &[&event("a")]).await.unwrap();
     let streams = [&broken, &new, &good];
     let pages =
         queue.read_new(&mut reader, &streams, CONSUMER, 10, Duration::from_secs(5)).await.unwrap();
@@ -175,9 +175,9 @@ async fn a_damaged_stream_keeps_no_other_from_being_read() {
 }
 
 #[tokio::test]
-async fn an_idle_reader_asks_seldom_and_is_still_quick() {
+async fn idle_reader_polls_rarely_and_wakes_quickly() {
     let server = one_node().await;
-    let (queue, mut reader) = reading(&server);
+    let (queue, mut reader) = connect_to(&server);
     let keys = queue.keys(&name("mux"));
     queue.create_group(&keys).await.unwrap();
     let reads = async || {
@@ -203,14 +203,14 @@ async fn an_idle_reader_asks_seldom_and_is_still_quick() {
         },
         async {
             tokio::time::sleep(Duration::from_millis(300)).await;
-            drop(queue.enqueue(&keys, &OPEN, &[&given]).await.unwrap());
+            drop(queue.enqueue(&keys, &UNLIMITED, &[&given]).await.unwrap());
         }
     );
     assert!(read.0 == 1 && read.1 < 5 * second, "{read:?}");
 }
 
 #[tokio::test]
-async fn every_primary_is_watched() {
+async fn health_monitor_watches_every_primary() {
     let mut cluster = RedisCluster::start(RedisOptions::durable(), Duration::from_secs(60)).await;
     let queue = Queue::new(KeyLayout::Cluster, connect(&cluster.url().into(), true).unwrap());
     assert_eq!(queue.layout_error().await.unwrap(), None);

@@ -11,11 +11,11 @@ use shared::queue::{
 use tests::poll;
 use tests::redis::{RedisOptions, RedisServer};
 
-use crate::fixture::{CONSUMER, Fixture, OPEN, event, name};
+use crate::fixture::{CONSUMER, QueueFixture, UNLIMITED, event, name};
 
 #[tokio::test]
-async fn scripts_are_loaded_again_when_redis_forgot_them() {
-    let mut fixture = Fixture::consuming().await;
+async fn scripts_are_loaded_again_after_a_script_flush() {
+    let mut fixture = QueueFixture::consuming().await;
     for id in ["a", "b"] {
         fixture.redis::<()>(&["SCRIPT", "FLUSH"]).await;
         fixture.accept(&[id]).await;
@@ -27,20 +27,20 @@ async fn scripts_are_loaded_again_when_redis_forgot_them() {
 }
 
 #[tokio::test]
-async fn a_process_may_start_before_redis() {
-    let mut fixture = Fixture::start().await;
+async fn connection_may_be_created_before_redis_starts() {
+    let mut fixture = QueueFixture::start().await;
     fixture.server.kill();
     let queue =
         Queue::new(KeyLayout::Single, connect(&fixture.server.url().into(), false).unwrap());
-    let fault = queue.enqueue(&fixture.keys, &OPEN, &[&event("a")]).await.unwrap_err();
+    let fault = queue.enqueue(&fixture.keys, &UNLIMITED, &[&event("a")]).await.unwrap_err();
     assert!(fault.certainly_not_run(), "{fault:?}");
     fixture.server.restart().await;
-    answers(&queue).await;
+    wait_until_redis_answers(&queue).await;
 }
 
 #[tokio::test]
-async fn calls_to_an_absent_redis_fail_fast_and_together() {
-    let mut fixture = Fixture::start().await;
+async fn calls_without_redis_fail_fast() {
+    let mut fixture = QueueFixture::start().await;
     fixture.server.kill();
     let queue =
         Queue::new(KeyLayout::Single, connect(&fixture.server.url().into(), false).unwrap());
@@ -58,12 +58,12 @@ async fn calls_to_an_absent_redis_fail_fast_and_together() {
 }
 
 #[tokio::test]
-async fn a_restarted_redis_is_found_again() {
-    let mut fixture = Fixture::start().await;
-    assert_eq!(fixture.enqueue(&OPEN, &[event("a")]).await, [Enqueued::Accepted]);
+async fn connection_recovers_after_a_redis_restart() {
+    let mut fixture = QueueFixture::start().await;
+    assert_eq!(fixture.enqueue(&UNLIMITED, &[event("a")]).await, [Enqueued::Accepted]);
     let before = fixture.queue.connection().connection_epoch();
     fixture.server.restart().await;
-    answers(&fixture.queue).await;
+    wait_until_redis_answers(&fixture.queue).await;
     assert!(fixture.queue.connection().connection_epoch() > before);
     fixture.accept(&["b"]).await;
     fixture.queue.create_group(&fixture.keys).await.unwrap();
@@ -81,8 +81,8 @@ async fn a_restarted_redis_is_found_again() {
 }
 
 #[tokio::test]
-async fn a_refusal_while_connecting_is_not_for_ever() {
-    let fixture = Fixture::start().await;
+async fn connection_recovers_after_a_refused_connect() {
+    let fixture = QueueFixture::start().await;
     // One connection holds the only place.
     let mut keeper = fixture.server.connection().await;
     redis::cmd("CONFIG").arg("SET").arg("maxclients").arg(1).exec_async(&mut keeper).await.unwrap();
@@ -97,23 +97,23 @@ async fn a_refusal_while_connecting_is_not_for_ever() {
         .exec_async(&mut keeper)
         .await
         .unwrap();
-    answers(&queue).await;
+    wait_until_redis_answers(&queue).await;
 }
 
 #[tokio::test]
-async fn a_lost_reply_is_an_unknown_outcome() {
-    let fixture = Fixture::start().await;
+async fn lost_reply_is_an_unknown_result() {
+    let fixture = QueueFixture::start().await;
     fixture.accept(&["a"]).await;
     // Redis takes the command and does not answer in time, as a frozen one would.
     fixture.redis::<()>(&["CLIENT", "PAUSE", "4000", "ALL"]).await;
-    let fault = fixture.queue.enqueue(&fixture.keys, &OPEN, &[&event("b")]).await.unwrap_err();
+    let fault = fixture.queue.enqueue(&fixture.keys, &UNLIMITED, &[&event("b")]).await.unwrap_err();
     assert!(matches!(fault, CallError::Unknown(_)), "{fault:?}");
     // It happened all the same, so the provider's retry is a duplicate.
     let outcome = poll::until("Redis answers again", Duration::from_secs(20), async || {
         let given = event("b");
         fixture
             .queue
-            .enqueue(&fixture.keys, &OPEN, &[&given])
+            .enqueue(&fixture.keys, &UNLIMITED, &[&given])
             .await
             .map_err(|fault| fault.to_string())
     })
@@ -124,13 +124,13 @@ async fn a_lost_reply_is_an_unknown_outcome() {
 
 /// A second sending would be answered in time; and of an event without a marker it would make two.
 #[tokio::test]
-async fn what_may_have_run_is_not_sent_again() {
-    let fixture = Fixture::start().await;
+async fn call_that_may_have_run_is_not_repeated() {
+    let fixture = QueueFixture::start().await;
     fixture.accept(&["a"]).await;
     // Longer than one answer is waited for, shorter than two.
     fixture.redis::<()>(&["CLIENT", "PAUSE", "3000", "ALL"]).await;
     let unmarked = NewEvent { marker: None, ..event("b") };
-    let fault = fixture.queue.enqueue(&fixture.keys, &OPEN, &[&unmarked]).await.unwrap_err();
+    let fault = fixture.queue.enqueue(&fixture.keys, &UNLIMITED, &[&unmarked]).await.unwrap_err();
     assert!(matches!(fault, CallError::Unknown(_)), "{fault:?}");
     poll::until("it is there once", Duration::from_secs(20), async || {
         match fixture.length().await {
@@ -142,16 +142,16 @@ async fn what_may_have_run_is_not_sent_again() {
 }
 
 #[tokio::test]
-async fn a_script_on_a_key_of_another_type_is_refused() {
-    let fixture = Fixture::start().await;
+async fn script_on_a_key_of_another_type_is_refused() {
+    let fixture = QueueFixture::start().await;
     fixture.redis::<()>(&["SET", &fixture.keys.dlq, "not a stream"]).await;
     let fault = fixture.queue.depth(&fixture.keys).await.unwrap_err();
     assert!(fault.is_wrong_type() && fault.certainly_not_run(), "{fault:?}");
 }
 
 #[tokio::test]
-async fn a_password_is_in_no_error() {
-    let fixture = Fixture::start().await;
+async fn errors_contain_no_password() {
+    let fixture = QueueFixture::start().await;
     let url = format!("redis://:hunter2-secret@{}", fixture.server.address());
     let queue = Queue::new(KeyLayout::Single, connect(&url.into(), false).unwrap());
     let fault = queue.now().await.unwrap_err();
@@ -162,7 +162,7 @@ async fn a_password_is_in_no_error() {
 }
 
 #[tokio::test]
-async fn several_nodes_and_no_other_database_are_for_a_cluster() {
+async fn cluster_url_takes_several_nodes_and_only_database_0() {
     let target = |url: &str, cluster| connect(&url.to_owned().into(), cluster).map(drop);
     let nodes = "redis://127.0.0.1:1, redis://127.0.0.1:2";
     assert!(target(nodes, true).is_ok());
@@ -172,8 +172,8 @@ async fn several_nodes_and_no_other_database_are_for_a_cluster() {
 }
 
 #[tokio::test]
-async fn a_single_server_that_is_taken_for_a_cluster_says_what_is_wrong() {
-    let fixture = Fixture::start().await;
+async fn single_server_configured_as_cluster_is_reported() {
+    let fixture = QueueFixture::start().await;
     let queue =
         Queue::new(KeyLayout::Cluster, connect(&fixture.server.url().into(), true).unwrap());
     assert_eq!(
@@ -182,7 +182,7 @@ async fn a_single_server_that_is_taken_for_a_cluster_says_what_is_wrong() {
     );
     let fault = queue.now().await.map(drop);
     assert!(fault.is_ok(), "what belongs to no key is answered: {fault:?}");
-    let fault = queue.enqueue(&queue.keys(&name("mux")), &OPEN, &[&event("a")]).await.unwrap_err();
+    let fault = queue.enqueue(&queue.keys(&name("mux")), &UNLIMITED, &[&event("a")]).await.unwrap_err();
     assert!(fault.certainly_not_run(), "{fault:?}");
     let mut health = RedisHealth::default();
     HealthMonitor::new(queue).poll(&mut health).await;
@@ -190,13 +190,13 @@ async fn a_single_server_that_is_taken_for_a_cluster_says_what_is_wrong() {
 }
 
 #[tokio::test]
-async fn what_replicas_have_not_got_is_an_unknown_outcome_for_duplicates_too() {
-    let fixture = Fixture::start().await;
+async fn unreplicated_duplicate_is_an_unknown_result() {
+    let fixture = QueueFixture::start().await;
     let wait = ReplicaAck { replicas: 1, timeout: Duration::from_millis(100) };
     let connection = connect_confirming(&fixture.server.url().into(), false, Some(wait)).unwrap();
     let queue = Queue::new(KeyLayout::Single, connection);
     for _ in 0..2 {
-        let fault = queue.enqueue(&fixture.keys, &OPEN, &[&event("a")]).await.unwrap_err();
+        let fault = queue.enqueue(&fixture.keys, &UNLIMITED, &[&event("a")]).await.unwrap_err();
         assert!(matches!(fault, CallError::Unknown(_)), "{fault:?}");
     }
     let port = fixture.server.port().to_string();
@@ -204,14 +204,14 @@ async fn what_replicas_have_not_got_is_an_unknown_outcome_for_duplicates_too() {
     let replica = RedisServer::start(options).await;
     let outcome = poll::until("a replica has it", Duration::from_secs(20), async || {
         let given = event("a");
-        queue.enqueue(&fixture.keys, &OPEN, &[&given]).await.map_err(|fault| fault.to_string())
+        queue.enqueue(&fixture.keys, &UNLIMITED, &[&given]).await.map_err(|fault| fault.to_string())
     })
     .await;
     assert_eq!(outcome, [Enqueued::Duplicate]);
     assert_eq!(replica.command::<usize>(&["XLEN", &fixture.keys.incoming]).await, 1);
 }
 
-async fn answers(queue: &Queue) {
+async fn wait_until_redis_answers(queue: &Queue) {
     poll::until("Redis answers", Duration::from_secs(10), async || {
         queue.register_platform(&name("mux")).await.map_err(|fault| format!("{fault:?}"))
     })
@@ -219,14 +219,14 @@ async fn answers(queue: &Queue) {
 }
 
 /// A reader of `fixture`'s server, whose URL begins with `who`.
-fn reader_as(fixture: &Fixture, who: &str, database: u8) -> StreamReader {
+fn reader_as(fixture: &QueueFixture, who: &str, database: u8) -> StreamReader {
     let url = fixture.server.url().replacen("redis://", &format!("redis://{who}"), 1);
     blocking_connection(&format!("{}/{database}", url.trim_end_matches('/')).into(), false).unwrap()
 }
 
 #[tokio::test]
-async fn a_reader_says_who_it_is() {
-    let fixture = Fixture::consuming().await;
+async fn reader_authenticates_and_selects_its_database() {
+    let fixture = QueueFixture::consuming().await;
     fixture.accept(&["a"]).await;
     // Not even allowed to say that it is there.
     fixture
@@ -247,8 +247,8 @@ async fn a_reader_says_who_it_is() {
 
 /// Its name may lead to the new master by then.
 #[tokio::test]
-async fn a_reader_leaves_a_server_that_became_a_replica() {
-    let mut fixture = Fixture::consuming().await;
+async fn reader_reconnects_when_its_server_became_a_replica() {
+    let mut fixture = QueueFixture::consuming().await;
     let mut connection = fixture.server.connection().await;
     let mut connected = async || {
         let stats: String =
@@ -277,7 +277,7 @@ async fn a_reader_leaves_a_server_that_became_a_replica() {
 }
 
 #[tokio::test]
-async fn a_reader_tries_to_connect_once_in_a_while() {
+async fn reader_bounds_its_connection_attempts() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("redis://{}", listener.local_addr().unwrap());
     let hang_up = tokio::spawn(async move {
@@ -290,7 +290,7 @@ async fn a_reader_tries_to_connect_once_in_a_while() {
         }
         count
     });
-    let fixture = Fixture::start().await;
+    let fixture = QueueFixture::start().await;
     let mut reader = blocking_connection(&url.into(), false).unwrap();
     let begin = std::time::Instant::now();
     for _ in 0..200 {
@@ -306,8 +306,8 @@ async fn a_reader_tries_to_connect_once_in_a_while() {
 }
 
 #[tokio::test]
-async fn the_answer_to_a_read_that_was_given_up_is_not_taken_for_the_next_one_s() {
-    let mut fixture = Fixture::consuming().await;
+async fn reader_matches_no_late_reply_to_the_next_read() {
+    let mut fixture = QueueFixture::consuming().await;
     let keys = [&fixture.keys];
     let blocked =
         fixture.queue.read_new(&mut fixture.reader, &keys, "another", 10, Duration::from_secs(4));
@@ -336,8 +336,8 @@ async fn the_answer_to_a_read_that_was_given_up_is_not_taken_for_the_next_one_s(
 
 /// Larger than any buffer, and in as many pieces as the network likes.
 #[tokio::test]
-async fn large_and_small_entries_are_read_as_they_were_written() {
-    let mut fixture = Fixture::consuming().await;
+async fn reader_returns_entries_of_any_size_unchanged() {
+    let mut fixture = QueueFixture::consuming().await;
     let bodies: Vec<Vec<u8>> = [0, 3_000_000, 1, 700_000, 65_536]
         .iter()
         .map(|size| (0..*size).map(|i| (i % 251) as u8).collect())
@@ -347,7 +347,7 @@ async fn large_and_small_entries_are_read_as_they_were_written() {
         .map(|(n, body)| NewEvent { body: body.clone().into(), ..event(&format!("{n}")) })
         .collect();
     for one in &given {
-        assert_eq!(fixture.enqueue(&OPEN, std::slice::from_ref(one)).await, [Enqueued::Accepted]);
+        assert_eq!(fixture.enqueue(&UNLIMITED, std::slice::from_ref(one)).await, [Enqueued::Accepted]);
     }
     let read: Vec<_> = fixture
         .read_as(CONSUMER)

@@ -7,31 +7,31 @@ use shared::outbound::config::load;
 use shared::outbound::{DeliveryLimit, Destination, DestinationName};
 use shared::queue::{CompleteKinds, DeliveryPermit, DestinationKeys, Queue, QueueBindings};
 
-use crate::fixture::{CONSUMER, Fixture, OPEN, event, field};
+use crate::fixture::{CONSUMER, QueueFixture, UNLIMITED, event, field};
 
 const A: &str = "https://a.example/hook";
 const B: &str = "https://b.example/hook";
 const C: &str = "https://c.example/hook";
 
-fn listed(urls: &[&str]) -> Vec<Destination> {
+fn destinations_from_urls(urls: &[&str]) -> Vec<Destination> {
     let urls = urls.join(",");
     load(&Env::from_pairs([("WEBHOOK_URLS", urls.as_str())]), None, true).destinations
 }
 
-async fn bound(queue: &Queue, destinations: &[Destination]) -> QueueBindings {
+async fn bind_queues_of(queue: &Queue, destinations: &[Destination]) -> QueueBindings {
     let all: Vec<&Destination> = destinations.iter().collect();
     queue.bind_queues(&all, CompleteKinds::Configured).await.unwrap()
 }
 
 /// Destination called `name`, as a file defines it.
 fn named(name_of: &str, url: &str) -> Destination {
-    let mut one = listed(&[url]).remove(0);
+    let mut one = destinations_from_urls(&[url]).remove(0);
     (one.name, one.from_url_list) = (name(name_of), false);
     one
 }
 
-async fn homes(queue: &Queue, urls: &[&str]) -> Vec<String> {
-    bound(queue, &listed(urls)).await.homes.iter().map(ToString::to_string).collect()
+async fn home_queues(queue: &Queue, urls: &[&str]) -> Vec<String> {
+    bind_queues_of(queue, &destinations_from_urls(urls)).await.homes.iter().map(ToString::to_string).collect()
 }
 
 fn name(text: &str) -> DestinationName {
@@ -39,18 +39,18 @@ fn name(text: &str) -> DestinationName {
 }
 
 #[tokio::test]
-async fn a_queue_keeps_its_url_when_the_list_changes() {
-    let fixture = Fixture::start().await;
+async fn queue_keeps_its_url_when_the_list_changes() {
+    let fixture = QueueFixture::start().await;
     let queue = &fixture.queue;
-    assert_eq!(homes(queue, &[A, B]).await, ["webhook_1", "webhook_2"]);
-    assert_eq!(homes(queue, &[B, A]).await, ["webhook_2", "webhook_1"]);
-    assert_eq!(homes(queue, &[B]).await, ["webhook_2"]);
+    assert_eq!(home_queues(queue, &[A, B]).await, ["webhook_1", "webhook_2"]);
+    assert_eq!(home_queues(queue, &[B, A]).await, ["webhook_2", "webhook_1"]);
+    assert_eq!(home_queues(queue, &[B]).await, ["webhook_2"]);
     // A URL that is new takes no queue that has another one.
-    let new = homes(queue, &[C, B]).await;
+    let new = home_queues(queue, &[C, B]).await;
     assert!(new[0].starts_with("webhook_1-") && new[1] == "webhook_2", "{new:?}");
-    assert_eq!(homes(queue, &[A, C, B]).await, ["webhook_1", &new[0], "webhook_2"]);
+    assert_eq!(home_queues(queue, &[A, C, B]).await, ["webhook_1", &new[0], "webhook_2"]);
     // One URL twice: two destinations, two queues, however they move.
-    let twice = homes(queue, &[A, A]).await;
+    let twice = home_queues(queue, &[A, A]).await;
     assert!(twice[0] == "webhook_1" && twice[1].starts_with("webhook_2-"), "{twice:?}");
     let stored: Vec<String> = fixture.redis(&["HVALS", "webhooks:destination-urls"]).await;
     assert!(stored.iter().all(|stored| !stored.contains("/hook")), "{stored:?}");
@@ -58,11 +58,11 @@ async fn a_queue_keeps_its_url_when_the_list_changes() {
 }
 
 #[tokio::test]
-async fn names_as_long_as_allowed_get_a_queue_of_their_own() {
-    let fixture = Fixture::start().await;
+async fn destination_name_of_maximum_length_gets_its_own_queue() {
+    let fixture = QueueFixture::start().await;
     let long = "d".repeat(64);
-    assert_eq!(bound(&fixture.queue, &[named(&long, A)]).await.homes, [name(&long)]);
-    let homes = bound(&fixture.queue, &[named(&long, B)]).await.homes;
+    assert_eq!(bind_queues_of(&fixture.queue, &[named(&long, A)]).await.homes, [name(&long)]);
+    let homes = bind_queues_of(&fixture.queue, &[named(&long, B)]).await.homes;
     assert!(homes[0].as_str().len() == 64 && homes[0] != name(&long), "{homes:?}");
 }
 
@@ -72,12 +72,12 @@ fn keys(queue: &Queue, name_of: &DestinationName) -> DestinationKeys {
 
 #[tokio::test]
 async fn state_stays_with_its_url_when_the_list_changes() {
-    let fixture = Fixture::start().await;
+    let fixture = QueueFixture::start().await;
     let queue = &fixture.queue;
     // A second queue of one URL, once by a list with the URL twice and once by a hand-over.
-    homes(queue, &[A, A, B]).await;
-    let only = listed(&[A]);
-    let before = bound(queue, &only).await;
+    home_queues(queue, &[A, A, B]).await;
+    let only = destinations_from_urls(&[A]);
+    let before = bind_queues_of(queue, &only).await;
     let url = before.urls.get(&name("webhook_3"));
     assert!(queue.hand_over_queue(&name("webhook_3"), url, &only[0]).await.unwrap());
     let state = |bindings: &QueueBindings, at: usize| bindings.states[at].clone();
@@ -85,23 +85,23 @@ async fn state_stays_with_its_url_when_the_list_changes() {
     for (list, at) in
         [(&[A][..], 0), (&[C, A], 1), (&[C, C, A], 2), (&[A, A, A], 1), (&[A, A, A], 2)]
     {
-        let now = bound(queue, &listed(list)).await;
+        let now = bind_queues_of(queue, &destinations_from_urls(list)).await;
         assert_eq!(state(&now, at), state(&before, 0), "{list:?}");
     }
-    let alone = bound(queue, &listed(&[C, A])).await;
+    let alone = bind_queues_of(queue, &destinations_from_urls(&[C, A])).await;
     assert_eq!((&alone.homes[1], alone.others.len()), (&before.homes[0], 3), "{alone:?}");
     // Even where the queue itself belongs to another URL by now.
-    let other = listed(&[C]);
-    let url = bound(queue, &other).await.urls.get(&name("webhook_1")).cloned();
+    let other = destinations_from_urls(&[C]);
+    let url = bind_queues_of(queue, &other).await.urls.get(&name("webhook_1")).cloned();
     assert!(queue.hand_over_queue(&name("webhook_1"), url.as_ref(), &other[0]).await.unwrap());
-    let now = bound(queue, &listed(&[C, A])).await;
+    let now = bind_queues_of(queue, &destinations_from_urls(&[C, A])).await;
     assert_eq!((state(&now, 1), now.serves(&name("webhook_1"))), (state(&before, 0), true));
     assert_ne!(state(&now, 0), state(&now, 1));
 }
 
 #[tokio::test]
 async fn unbound_queue_with_deliveries_stays_parked() {
-    let fixture = Fixture::start().await;
+    let fixture = QueueFixture::start().await;
     let queue = &fixture.queue;
     let waits = async |name_of: &str| {
         let key = format!("webhooks:outgoing:{name_of}");
@@ -110,12 +110,12 @@ async fn unbound_queue_with_deliveries_stays_parked() {
     };
     // An earlier release would have sent what waits to the URL of this name.
     waits("webhook_1").await;
-    assert_eq!(homes(queue, &[A]).await, ["webhook_1"]);
+    assert_eq!(home_queues(queue, &[A]).await, ["webhook_1"]);
     waits("webhook_2").await;
     fixture.redis::<String>(&["XADD", "webhooks:dlq:out:webhook_3", "*", "v", "1"]).await;
     fixture.redis::<i64>(&["HSET", "webhooks:state:out:webhook_4", "gone", "1"]).await;
-    let destinations = listed(&[A, B, C, "https://d.example/", "https://e.example/"]);
-    let now = bound(queue, &destinations).await;
+    let destinations = destinations_from_urls(&[A, B, C, "https://d.example/", "https://e.example/"]);
+    let now = bind_queues_of(queue, &destinations).await;
     for at in [1, 2, 3] {
         assert!(now.homes[at].as_str().starts_with(&format!("webhook_{}-", at + 1)), "{now:?}");
     }
@@ -123,50 +123,50 @@ async fn unbound_queue_with_deliveries_stays_parked() {
     assert!(!now.serves(&name("webhook_2")) && !now.urls.contains_key(&name("webhook_2")));
     // An operator can say whose it is.
     assert!(queue.hand_over_queue(&name("webhook_2"), None, &destinations[1]).await.unwrap());
-    assert_eq!(bound(queue, &destinations).await.others, [(1, name("webhook_2"))]);
+    assert_eq!(bind_queues_of(queue, &destinations).await.others, [(1, name("webhook_2"))]);
 }
 
 #[tokio::test]
 async fn first_start_without_destinations_ends_the_migration() {
-    let fixture = Fixture::start().await;
+    let fixture = QueueFixture::start().await;
     fixture.redis::<String>(&["XADD", "webhooks:outgoing:webhook_1", "*", "v", "1"]).await;
-    assert_eq!(homes(&fixture.queue, &[]).await, Vec::<String>::new());
-    assert!(homes(&fixture.queue, &[A]).await[0].starts_with("webhook_1-"));
+    assert_eq!(home_queues(&fixture.queue, &[]).await, Vec::<String>::new());
+    assert!(home_queues(&fixture.queue, &[A]).await[0].starts_with("webhook_1-"));
     // Registered platforms are known later, and keep their queues.
     fixture.redis::<String>(&["XADD", "webhooks:outgoing:platform_shop", "*", "v", "1"]).await;
     assert_eq!(
-        bound(&fixture.queue, &[named("platform_shop", B)]).await.homes,
+        bind_queues_of(&fixture.queue, &[named("platform_shop", B)]).await.homes,
         [name("platform_shop")]
     );
     fixture.redis::<String>(&["XADD", "webhooks:outgoing:platform_fans", "*", "v", "1"]).await;
     let both = [named("platform_shop", B), named("platform_fans", C)];
-    assert!(bound(&fixture.queue, &both).await.homes[1].as_str().starts_with("platform_fans-"));
+    assert!(bind_queues_of(&fixture.queue, &both).await.homes[1].as_str().starts_with("platform_fans-"));
 }
 
 #[tokio::test]
 async fn named_destination_serves_only_its_own_queues() {
-    let fixture = Fixture::start().await;
+    let fixture = QueueFixture::start().await;
     let queue = &fixture.queue;
-    assert_eq!(bound(queue, &[named("crm", A), named("platform_shop", A)]).await.homes.len(), 2);
-    let list = bound(queue, &listed(&[A])).await;
+    assert_eq!(bind_queues_of(queue, &[named("crm", A), named("platform_shop", A)]).await.homes.len(), 2);
+    let list = bind_queues_of(queue, &destinations_from_urls(&[A])).await;
     assert_eq!((&list.homes[0], list.others.len()), (&name("webhook_1"), 0), "{list:?}");
     assert!(!list.serves(&name("crm")) && !list.serves(&name("platform_shop")));
-    let renamed = bound(queue, &[named("sales", A)]).await;
+    let renamed = bind_queues_of(queue, &[named("sales", A)]).await;
     assert_eq!((&renamed.homes[0], renamed.others.len()), (&name("sales"), 0), "{renamed:?}");
     // Back under its name and URL, it has its queue again.
-    assert_ne!(bound(queue, &[named("crm", B)]).await.homes[0], name("crm"));
-    assert_eq!(bound(queue, &[named("crm", A)]).await.homes[0], name("crm"));
+    assert_ne!(bind_queues_of(queue, &[named("crm", B)]).await.homes[0], name("crm"));
+    assert_eq!(bind_queues_of(queue, &[named("crm", A)]).await.homes[0], name("crm"));
 }
 
 #[tokio::test]
-async fn take_over_leaves_the_destinations_state_as_it_is() {
-    let fixture = Fixture::start().await;
+async fn hand_over_leaves_destination_states_unchanged() {
+    let fixture = QueueFixture::start().await;
     let queue = &fixture.queue;
-    homes(queue, &[A]).await;
+    home_queues(queue, &[A]).await;
     let parked = name("webhook_1");
     queue.note_error(&keys(queue, &parked), "status 500", 1).await.unwrap();
-    let destinations = listed(&[B]);
-    let before = bound(queue, &destinations).await;
+    let destinations = destinations_from_urls(&[B]);
+    let before = bind_queues_of(queue, &destinations).await;
     assert!(!before.serves(&parked), "{before:?}");
     let own = keys(queue, &before.states[0]);
     queue.note_gone(&own).await.unwrap();
@@ -181,19 +181,19 @@ async fn take_over_leaves_the_destinations_state_as_it_is() {
     assert_eq!(states().await, known, "a refusal changes nothing");
     let url = before.urls.get(&parked);
     assert!(queue.hand_over_queue(&parked, url, &destinations[0]).await.unwrap());
-    let after = bound(queue, &destinations).await;
+    let after = bind_queues_of(queue, &destinations).await;
     assert_eq!((&after.homes, &after.states), (&before.homes, &before.states));
     assert_eq!(after.others, [(0, parked.clone())]);
     assert_eq!(states().await, known);
     // The former URL begins again with a queue of its own, and with what is known of it.
-    let former = bound(queue, &listed(&[A])).await;
+    let former = bind_queues_of(queue, &destinations_from_urls(&[A])).await;
     assert!(former.homes[0].as_str().starts_with("webhook_1-"), "{former:?}");
     assert_eq!(former.states, [parked]);
 }
 
 #[tokio::test]
-async fn a_busy_destination_is_left_alone_by_all_workers() {
-    let fixture = Fixture::start().await;
+async fn busy_destination_gets_no_permit_from_any_worker() {
+    let fixture = QueueFixture::start().await;
     let (queue, limit) =
         (&fixture.queue, DeliveryLimit { max: 1_000, window: Duration::from_secs(1) });
     let keys = queue.layout().destination(&name("crm"));
@@ -235,7 +235,7 @@ async fn a_busy_destination_is_left_alone_by_all_workers() {
 
 #[tokio::test]
 async fn day_of_busy_answers_counts_without_time_when_nobody_asks() {
-    let fixture = Fixture::start().await;
+    let fixture = QueueFixture::start().await;
     let keys = fixture.queue.layout().destination(&name("crm"));
     let hour = Duration::from_secs(3600);
     let now = async || fixture.redis::<Vec<u64>>(&["TIME"]).await[0] * 1000;
@@ -265,7 +265,7 @@ async fn day_of_busy_answers_counts_without_time_when_nobody_asks() {
 
 #[tokio::test]
 async fn resume_makes_due_what_waits_for_a_busy_destination() {
-    let mut fixture = Fixture::consuming().await;
+    let mut fixture = QueueFixture::consuming().await;
     for round in 0..3_u64 {
         let waits: Vec<String> = (0..100).map(|number| format!("busy-{round}-{number}")).collect();
         let waits: Vec<&str> = waits.iter().map(String::as_str).collect();
@@ -293,8 +293,8 @@ async fn resume_makes_due_what_waits_for_a_busy_destination() {
 }
 
 #[tokio::test]
-async fn a_pause_that_nobody_named_doubles_up_to_a_minute() {
-    let fixture = Fixture::start().await;
+async fn pause_without_a_given_length_doubles_up_to_a_minute() {
+    let fixture = QueueFixture::start().await;
     let keys = fixture.queue.layout().destination(&name("crm"));
     let mut pauses = Vec::new();
     for _ in 0..9 {
@@ -327,8 +327,8 @@ async fn a_pause_that_nobody_named_doubles_up_to_a_minute() {
 }
 
 #[tokio::test]
-async fn a_state_that_is_no_hash_keeps_nothing_waiting() {
-    let fixture = Fixture::start().await;
+async fn destination_state_of_wrong_type_blocks_nothing() {
+    let fixture = QueueFixture::start().await;
     let keys = fixture.queue.layout().destination(&name("crm"));
     fixture.redis::<()>(&["SET", &keys.state, "somebody's"]).await;
     let limit = DeliveryLimit { max: 5, window: Duration::from_secs(1) };
@@ -342,8 +342,8 @@ async fn a_state_that_is_no_hash_keeps_nothing_waiting() {
 
 #[tokio::test]
 async fn excused_executions_travel_with_a_retry_and_end_with_it() {
-    let mut fixture = Fixture::consuming().await;
-    fixture.enqueue(&OPEN, &[event("a")]).await;
+    let mut fixture = QueueFixture::consuming().await;
+    fixture.enqueue(&UNLIMITED, &[event("a")]).await;
     for excused in [1, 2] {
         let id = fixture.read_as(CONSUMER).await[0].id;
         let retry = crate::retry::retry(id, 0);

@@ -6,19 +6,19 @@ use shared::queue::{Durability, HealthMonitor, KeyLayout, Queue, RedisHealth, co
 use tests::poll;
 use tests::redis::RedisOptions;
 
-use crate::fixture::Fixture;
+use crate::fixture::QueueFixture;
 
 /// A server, and what a monitor sees of it.
-struct Watched {
-    fixture: Fixture,
+struct MonitoredRedis {
+    fixture: QueueFixture,
     monitor: HealthMonitor,
     health: RedisHealth,
 }
 
-impl Watched {
+impl MonitoredRedis {
     /// Seen once.
     async fn start(options: RedisOptions) -> Self {
-        let fixture = Fixture::with(options).await;
+        let fixture = QueueFixture::with(options).await;
         let monitor = HealthMonitor::new(fixture.queue.clone());
         let mut watched = Self { fixture, monitor, health: RedisHealth::default() };
         watched.poll().await;
@@ -32,8 +32,8 @@ impl Watched {
 }
 
 #[tokio::test]
-async fn settings_are_read() {
-    let fixture = Fixture::with(RedisOptions::durable()).await;
+async fn durability_settings_are_read() {
+    let fixture = QueueFixture::with(RedisOptions::durable()).await;
     let durability = Durability::read(fixture.queue.connection()).await.unwrap();
     assert!(durability.is_strict(), "{durability:?}");
     assert_eq!(durability.cluster_enabled, Some(false));
@@ -42,7 +42,7 @@ async fn settings_are_read() {
     for (setting, value) in
         [("appendfsync", "everysec"), ("maxmemory-policy", "allkeys-lru"), ("appendonly", "no")]
     {
-        let fixture = Fixture::with(RedisOptions::durable().set(setting, value)).await;
+        let fixture = QueueFixture::with(RedisOptions::durable().set(setting, value)).await;
         let durability = Durability::read(fixture.queue.connection()).await.unwrap();
         assert!(!durability.is_strict(), "{setting}");
         assert_eq!(durability.shortcomings().len(), 1);
@@ -55,8 +55,8 @@ async fn settings_are_read() {
 }
 
 #[tokio::test]
-async fn what_redis_does_not_tell_is_unknown_and_not_strict() {
-    let fixture = Fixture::with(RedisOptions::durable()).await;
+async fn durability_is_not_strict_if_settings_are_unreadable() {
+    let fixture = QueueFixture::with(RedisOptions::durable()).await;
     fixture
         .redis::<()>(&["ACL", "SETUSER", "guest", "on", ">pass", "~*", "+@all", "-config"])
         .await;
@@ -69,8 +69,8 @@ async fn what_redis_does_not_tell_is_unknown_and_not_strict() {
 }
 
 #[tokio::test]
-async fn a_demoted_master_is_down_and_left() {
-    let mut watched = Watched::start(RedisOptions::fast()).await;
+async fn demoted_primary_is_down_and_disconnected() {
+    let mut watched = MonitoredRedis::start(RedisOptions::fast()).await;
     assert!(watched.health.up);
     let before = watched.fixture.queue.connection().connection_epoch();
     // Of a master that does not exist: it answers reads as every replica does.
@@ -90,7 +90,7 @@ async fn a_demoted_master_is_down_and_left() {
 async fn health_follows_redis() {
     let before = RedisHealth::default();
     assert!(!before.up && !before.strict_ok());
-    let mut watched = Watched::start(RedisOptions::durable()).await;
+    let mut watched = MonitoredRedis::start(RedisOptions::durable()).await;
     let health = &watched.health;
     assert!(health.up && health.strict_ok(), "{health:?}");
     // The same machine, the same clock.
@@ -110,8 +110,8 @@ async fn health_follows_redis() {
 }
 
 #[tokio::test]
-async fn to_have_been_stopped_says_nothing_of_redis() {
-    let mut watched = Watched::start(RedisOptions::durable()).await;
+async fn suspended_process_reports_no_redis_fault() {
+    let mut watched = MonitoredRedis::start(RedisOptions::durable()).await;
     // Everything of this process runs on this one thread, which stands still while a look is under way.
     for turns in [0, 2, 4, 6, 8] {
         let stop = async {
@@ -130,8 +130,8 @@ async fn to_have_been_stopped_says_nothing_of_redis() {
 }
 
 #[tokio::test]
-async fn a_changed_setting_is_noticed() {
-    let mut watched = Watched::start(RedisOptions::durable()).await;
+async fn durability_change_is_noticed() {
+    let mut watched = MonitoredRedis::start(RedisOptions::durable()).await;
     watched.monitor = watched.monitor.every(Duration::from_secs(1), Duration::ZERO);
     assert!(watched.poll().await.strict_ok());
     watched.fixture.redis::<()>(&["CONFIG", "SET", "appendfsync", "everysec"]).await;
@@ -140,8 +140,8 @@ async fn a_changed_setting_is_noticed() {
 }
 
 #[tokio::test]
-async fn memory_is_told_in_parts_of_its_bound() {
-    let mut watched = Watched::start(RedisOptions::fast()).await;
+async fn memory_use_is_a_fraction_of_maxmemory() {
+    let mut watched = MonitoredRedis::start(RedisOptions::fast()).await;
     assert_eq!(watched.health.memory_permille, None, "no bound");
     watched.fixture.redis::<()>(&["CONFIG", "SET", "maxmemory", "100mb"]).await;
     let health = watched.poll().await;
@@ -152,8 +152,8 @@ async fn memory_is_told_in_parts_of_its_bound() {
 }
 
 #[tokio::test]
-async fn an_emptied_redis_is_told_once_by_everybody_who_knew_it() {
-    let fixture = Fixture::start().await;
+async fn emptied_redis_counts_once_per_monitor_that_knew_it() {
+    let fixture = QueueFixture::start().await;
     let mut monitors =
         [HealthMonitor::new(fixture.queue.clone()), HealthMonitor::new(fixture.queue.clone())];
     let mut health = [RedisHealth::default(), RedisHealth::default()];
@@ -173,8 +173,8 @@ async fn an_emptied_redis_is_told_once_by_everybody_who_knew_it() {
 }
 
 #[tokio::test]
-async fn the_watch_tells_of_changes() {
-    let mut fixture = Fixture::start().await;
+async fn health_monitor_publishes_changes() {
+    let mut fixture = QueueFixture::start().await;
     let stop = tokio_util::sync::CancellationToken::new();
     let monitor = HealthMonitor::new(fixture.queue.clone())
         .every(Duration::from_millis(20), Duration::from_secs(60));

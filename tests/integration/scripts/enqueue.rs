@@ -3,11 +3,11 @@
 use shared::event::{EventTime, MAX_FUTURE_MS, NewEvent, StreamId, marker_digest};
 use shared::queue::{EnqueuePolicy, Enqueued, MAX_BATCH_EVENTS, decode};
 
-use crate::fixture::{CONSUMER, Fixture, OPEN, event, field, name};
+use crate::fixture::{CONSUMER, QueueFixture, UNLIMITED, event, field, name};
 
 #[tokio::test]
-async fn an_accepted_event_reads_back_as_it_was_given() {
-    let mut fixture = Fixture::consuming().await;
+async fn accepted_event_reads_back_unchanged() {
+    let mut fixture = QueueFixture::consuming().await;
     let before = fixture.queue.now().await.unwrap();
     let given = NewEvent {
         event_id: "evt-ü".into(),
@@ -21,7 +21,7 @@ async fn an_accepted_event_reads_back_as_it_was_given() {
         hops: 0,
         unusable: None,
     };
-    assert_eq!(fixture.enqueue(&OPEN, std::slice::from_ref(&given)).await, [Enqueued::Accepted]);
+    assert_eq!(fixture.enqueue(&UNLIMITED, std::slice::from_ref(&given)).await, [Enqueued::Accepted]);
     let after = fixture.queue.now().await.unwrap();
 
     let entry = fixture.read_as(CONSUMER).await.pop().unwrap();
@@ -41,7 +41,7 @@ async fn an_accepted_event_reads_back_as_it_was_given() {
 
 #[tokio::test]
 async fn absent_optional_fields_are_not_written() {
-    let fixture = Fixture::start().await;
+    let fixture = QueueFixture::start().await;
     for (id, delivery_id, traceparent) in [
         ("a", None, None),
         ("b", Some("d"), None),
@@ -53,7 +53,7 @@ async fn absent_optional_fields_are_not_written() {
             traceparent: traceparent.map(str::to_owned),
             ..event(id)
         };
-        assert_eq!(fixture.enqueue(&OPEN, &[given]).await, [Enqueued::Accepted]);
+        assert_eq!(fixture.enqueue(&UNLIMITED, &[given]).await, [Enqueued::Accepted]);
         let (_, fields) = fixture.fields(&fixture.keys.incoming).await.pop().unwrap();
         assert_eq!(field(&fields, "event_id"), Some(id));
         assert_eq!(
@@ -65,8 +65,8 @@ async fn absent_optional_fields_are_not_written() {
 
 /// The type stands beside other things in what the script reads; every one that can be given comes back as it is.
 #[tokio::test]
-async fn any_type_is_kept_beside_whatever_else_the_event_has() {
-    let mut fixture = Fixture::consuming().await;
+async fn event_type_of_any_text_is_kept() {
+    let mut fixture = QueueFixture::consuming().await;
     let types = ["", " ", "1 2 3 t", "%d(.*)$", "two\nlines\r\n", "a\0b", "\u{e4}\u{1f600}"];
     let given: Vec<NewEvent> = (0..)
         .zip(types)
@@ -82,7 +82,7 @@ async fn any_type_is_kept_beside_whatever_else_the_event_has() {
             [bare, hops, full]
         })
         .collect();
-    assert_eq!(fixture.enqueue(&OPEN, &given).await, vec![Enqueued::Accepted; given.len()]);
+    assert_eq!(fixture.enqueue(&UNLIMITED, &given).await, vec![Enqueued::Accepted; given.len()]);
     for (given, entry) in given.iter().zip(fixture.read_as(CONSUMER).await) {
         let fields = entry.fields.unwrap();
         let field = |name: &str| {
@@ -101,8 +101,8 @@ async fn any_type_is_kept_beside_whatever_else_the_event_has() {
 }
 
 #[tokio::test]
-async fn a_batch_keeps_its_order() {
-    let mut fixture = Fixture::consuming().await;
+async fn batch_keeps_its_order() {
+    let mut fixture = QueueFixture::consuming().await;
     let ids: Vec<String> = (0..MAX_BATCH_EVENTS).map(|n| format!("e{n}")).collect();
     for batch in [&ids[..], &["later".to_owned()][..]] {
         fixture.accept(&batch.iter().map(String::as_str).collect::<Vec<_>>()).await;
@@ -115,12 +115,12 @@ async fn a_batch_keeps_its_order() {
 }
 
 #[tokio::test]
-async fn more_than_a_batch_is_refused_before_anything_is_sent() {
-    let fixture = Fixture::start().await;
+async fn batch_above_the_maximum_is_not_sent() {
+    let fixture = QueueFixture::start().await;
     let one = event("x");
     let fault = fixture
         .queue
-        .enqueue(&fixture.keys, &OPEN, &[&one; MAX_BATCH_EVENTS + 1])
+        .enqueue(&fixture.keys, &UNLIMITED, &[&one; MAX_BATCH_EVENTS + 1])
         .await
         .unwrap_err();
     assert!(fault.certainly_not_run());
@@ -128,9 +128,9 @@ async fn more_than_a_batch_is_refused_before_anything_is_sent() {
 }
 
 #[tokio::test]
-async fn a_duplicate_is_told_and_costs_nothing() {
-    let fixture = Fixture::start().await;
-    let policy = EnqueuePolicy { period_us: 60_000_000, burst: 2, max_backlog: 2, ..OPEN };
+async fn duplicate_is_reported_and_costs_nothing() {
+    let fixture = QueueFixture::start().await;
+    let policy = EnqueuePolicy { period_us: 60_000_000, burst: 2, max_backlog: 2, ..UNLIMITED };
     assert_eq!(
         fixture.enqueue(&policy, &[event("a"), event("a")]).await,
         [Enqueued::Accepted, Enqueued::Duplicate]
@@ -149,21 +149,21 @@ async fn a_duplicate_is_told_and_costs_nothing() {
 }
 
 #[tokio::test]
-async fn the_same_id_of_another_platform_is_another_event() {
-    let fixture = Fixture::start().await;
+async fn same_id_of_another_platform_is_another_event() {
+    let fixture = QueueFixture::start().await;
     fixture.accept(&["a"]).await;
     let other = NewEvent { marker: Some(marker_digest("acme", "a")), ..event("a") };
     let keys = fixture.queue.keys(&name("acme"));
-    assert_eq!(fixture.queue.enqueue(&keys, &OPEN, &[&other]).await.unwrap(), [Enqueued::Accepted]);
+    assert_eq!(fixture.queue.enqueue(&keys, &UNLIMITED, &[&other]).await.unwrap(), [Enqueued::Accepted]);
 }
 
 #[tokio::test]
 async fn events_without_identity_are_all_accepted() {
-    let fixture = Fixture::start().await;
+    let fixture = QueueFixture::start().await;
     let given = NewEvent { marker: None, ..event("a") };
     // Between events with markers, so that markers stay with their events.
     let batch = [event("x"), given.clone(), given, event("y"), event("x")];
-    let outcomes = fixture.enqueue(&OPEN, &batch).await;
+    let outcomes = fixture.enqueue(&UNLIMITED, &batch).await;
     assert_eq!(outcomes[..4], [Enqueued::Accepted; 4]);
     assert_eq!(outcomes[4], Enqueued::Duplicate);
     for (id, there) in [("x", 1), ("y", 1), ("a", 0)] {
@@ -173,19 +173,19 @@ async fn events_without_identity_are_all_accepted() {
 }
 
 #[tokio::test]
-async fn a_marker_lasts_as_long_as_it_should() {
-    let fixture = Fixture::start().await;
-    fixture.enqueue(&EnqueuePolicy { dedup_ttl_s: 1000, ..OPEN }, &[event("a")]).await;
+async fn dedup_marker_has_the_configured_ttl() {
+    let fixture = QueueFixture::start().await;
+    fixture.enqueue(&EnqueuePolicy { dedup_ttl_s: 1000, ..UNLIMITED }, &[event("a")]).await;
     let marker = fixture.keys.marker(&marker_digest("mux", "a"));
     assert!((990..=1000).contains(&fixture.redis::<i64>(&["TTL", &marker]).await));
     assert_eq!(fixture.redis::<String>(&["GET", &marker]).await, "1");
 }
 
 #[tokio::test]
-async fn no_marker_without_its_entry() {
-    let fixture = Fixture::start().await;
+async fn dedup_marker_needs_its_entry() {
+    let fixture = QueueFixture::start().await;
     fixture.redis::<()>(&["SET", &fixture.keys.incoming, "not a stream"]).await;
-    assert_eq!(fixture.enqueue(&OPEN, &[event("a"), event("b")]).await, [Enqueued::Refused; 2]);
+    assert_eq!(fixture.enqueue(&UNLIMITED, &[event("a"), event("b")]).await, [Enqueued::Refused; 2]);
     assert_eq!(
         fixture.redis::<Vec<String>>(&["KEYS", "webhook:hash:*"]).await,
         Vec::<String>::new()
@@ -193,16 +193,16 @@ async fn no_marker_without_its_entry() {
 
     fixture.redis::<()>(&["DEL", &fixture.keys.incoming]).await;
     assert_eq!(
-        fixture.enqueue(&OPEN, &[event("a")]).await,
+        fixture.enqueue(&UNLIMITED, &[event("a")]).await,
         [Enqueued::Accepted],
         "the provider's retry counts"
     );
 }
 
 #[tokio::test]
-async fn a_refused_entry_charges_nothing() {
-    let fixture = Fixture::start().await;
-    let policy = EnqueuePolicy { period_us: 60_000_000, burst: 1, ..OPEN };
+async fn refused_entry_costs_no_quota() {
+    let fixture = QueueFixture::start().await;
+    let policy = EnqueuePolicy { period_us: 60_000_000, burst: 1, ..UNLIMITED };
     fixture.redis::<()>(&["SET", &fixture.keys.incoming, "not a stream"]).await;
     assert_eq!(fixture.enqueue(&policy, &[event("a")]).await, [Enqueued::Refused]);
     assert_eq!(
@@ -215,19 +215,19 @@ async fn a_refused_entry_charges_nothing() {
 
 /// What one event may not do (here: be looked up) takes nothing from what was accepted before it in the same call.
 #[tokio::test]
-async fn what_cannot_be_looked_up_is_refused_alone() {
-    let fixture = Fixture::start().await;
+async fn event_whose_marker_is_unreadable_is_refused_alone() {
+    let fixture = QueueFixture::start().await;
     fixture.redis::<()>(&["ACL", "SETUSER", "default", "-exists"]).await;
     let repeatable = NewEvent { marker: None, ..event("a") };
-    let outcomes = fixture.enqueue(&OPEN, &[repeatable, event("b")]).await;
+    let outcomes = fixture.enqueue(&UNLIMITED, &[repeatable, event("b")]).await;
     assert_eq!(outcomes, [Enqueued::Accepted, Enqueued::Refused]);
     assert_eq!(fixture.length().await, 1);
 }
 
 #[tokio::test]
-async fn the_backlog_bound_holds_inside_a_batch_and_counts_every_entry() {
-    let mut fixture = Fixture::consuming().await;
-    let policy = EnqueuePolicy { max_backlog: 3, ..OPEN };
+async fn backlog_bound_holds_inside_a_batch_and_counts_all_entries() {
+    let mut fixture = QueueFixture::consuming().await;
+    let policy = EnqueuePolicy { max_backlog: 3, ..UNLIMITED };
     let outcomes = fixture.enqueue(&policy, &["a", "b", "c", "d"].map(event)).await;
     assert_eq!(
         outcomes,
@@ -240,8 +240,8 @@ async fn the_backlog_bound_holds_inside_a_batch_and_counts_every_entry() {
 }
 
 #[tokio::test]
-async fn a_time_from_the_future_counts_as_arrival() {
-    let mut fixture = Fixture::consuming().await;
+async fn future_event_time_counts_as_arrival() {
+    let mut fixture = QueueFixture::consuming().await;
     let now = fixture.queue.now().await.unwrap();
     let times = [
         None,
@@ -254,7 +254,7 @@ async fn a_time_from_the_future_counts_as_arrival() {
         .enumerate()
         .map(|(n, at)| NewEvent { occurred_at: (*at).into(), ..event(&format!("e{n}")) })
         .collect();
-    fixture.enqueue(&OPEN, &batch).await;
+    fixture.enqueue(&UNLIMITED, &batch).await;
     let read: Vec<_> =
         fixture.read_as(CONSUMER).await.into_iter().map(|entry| decode(entry).unwrap()).collect();
     assert_eq!(read[0].occurred_at, read[0].received_at, "none");
@@ -264,18 +264,18 @@ async fn a_time_from_the_future_counts_as_arrival() {
 }
 
 #[tokio::test]
-async fn a_time_before_1970_is_kept() {
-    let mut fixture = Fixture::consuming().await;
-    fixture.enqueue(&OPEN, &[NewEvent { occurred_at: EventTime::Known(-1), ..event("a") }]).await;
+async fn event_time_before_1970_is_kept() {
+    let mut fixture = QueueFixture::consuming().await;
+    fixture.enqueue(&UNLIMITED, &[NewEvent { occurred_at: EventTime::Known(-1), ..event("a") }]).await;
     assert_eq!(decode(fixture.read_as(CONSUMER).await.remove(0)).unwrap().occurred_at, -1);
 }
 
 #[tokio::test]
-async fn ids_go_on_when_the_clock_was_set_back() {
+async fn entry_ids_continue_after_a_clock_step_back() {
     for last in
         ["9999999999999-7", "9999999999999-9007199254740991", "9999999999999-18446744073709551615"]
     {
-        let mut fixture = Fixture::consuming().await;
+        let mut fixture = QueueFixture::consuming().await;
         fixture.redis::<String>(&["XADD", &fixture.keys.incoming, last, "v", "1"]).await;
         fixture.accept(&["a", "b"]).await;
         fixture.accept(&["c"]).await;
@@ -298,11 +298,11 @@ async fn ids_go_on_when_the_clock_was_set_back() {
 }
 
 #[tokio::test]
-async fn a_stream_that_can_take_no_more_ids_refuses() {
-    let fixture = Fixture::start().await;
+async fn stream_without_free_ids_refuses() {
+    let fixture = QueueFixture::start().await;
     let end = StreamId { ms: u64::MAX, seq: u64::MAX }.to_string();
     fixture.redis::<String>(&["XADD", &fixture.keys.incoming, &end, "v", "1"]).await;
-    assert_eq!(fixture.enqueue(&OPEN, &[event("a")]).await, [Enqueued::Refused]);
+    assert_eq!(fixture.enqueue(&UNLIMITED, &[event("a")]).await, [Enqueued::Refused]);
     assert_eq!(
         fixture.redis::<Vec<String>>(&["KEYS", "webhook:hash:*"]).await,
         Vec::<String>::new()
@@ -310,8 +310,8 @@ async fn a_stream_that_can_take_no_more_ids_refuses() {
 }
 
 #[tokio::test]
-async fn the_index_names_every_platform_that_got_an_event() {
-    let fixture = Fixture::start().await;
+async fn platform_index_names_every_platform_with_an_event() {
+    let fixture = QueueFixture::start().await;
     fixture.redis::<()>(&["SADD", "webhooks:platforms", "Not A Name"]).await;
     fixture.accept(&["a"]).await;
     fixture.queue.register_platform(&name("acme")).await.unwrap();

@@ -14,7 +14,7 @@ use tests::redis::{RedisOptions, RedisServer};
 pub const CONSUMER: &str = "here-1";
 pub const OTHER: &str = "there-1";
 
-pub struct Fixture {
+pub struct QueueFixture {
     pub server: RedisServer,
     pub queue: Queue,
     pub keys: PlatformKeys,
@@ -22,7 +22,7 @@ pub struct Fixture {
 }
 
 /// No limit, no bound to speak of.
-pub const OPEN: EnqueuePolicy = EnqueuePolicy {
+pub const UNLIMITED: EnqueuePolicy = EnqueuePolicy {
     period_us: 0,
     burst: 1,
     dedup_ttl_s: 3600,
@@ -51,7 +51,7 @@ pub fn event(id: &str) -> NewEvent {
     }
 }
 
-impl Fixture {
+impl QueueFixture {
     pub async fn start() -> Self {
         Self::with(RedisOptions::fast()).await
     }
@@ -80,7 +80,7 @@ impl Fixture {
     /// Enqueues one event per id, all accepted.
     pub async fn accept(&self, ids: &[&str]) {
         let events: Vec<NewEvent> = ids.iter().map(|id| event(id)).collect();
-        assert_eq!(self.enqueue(&OPEN, &events).await, vec![Enqueued::Accepted; ids.len()]);
+        assert_eq!(self.enqueue(&UNLIMITED, &events).await, vec![Enqueued::Accepted; ids.len()]);
     }
 
     /// Reads what is new as `consumer`.

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use shared::queue::{GroupState, decode};
 
-use crate::fixture::{CONSUMER, Fixture, OPEN, OTHER, event, name};
+use crate::fixture::{CONSUMER, QueueFixture, UNLIMITED, OTHER, event, name};
 
 #[tokio::test]
-async fn a_group_begins_at_the_beginning() {
-    let mut fixture = Fixture::start().await;
+async fn consumer_group_starts_at_the_first_entry() {
+    let mut fixture = QueueFixture::start().await;
     fixture.accept(&["before"]).await;
     assert_eq!(fixture.queue.create_group(&fixture.keys).await.unwrap(), GroupState::Created);
     assert_eq!(fixture.queue.create_group(&fixture.keys).await.unwrap(), GroupState::Existed);
@@ -16,15 +16,15 @@ async fn a_group_begins_at_the_beginning() {
 }
 
 #[tokio::test]
-async fn a_group_can_be_made_before_the_first_event() {
-    let mut fixture = Fixture::consuming().await;
+async fn consumer_group_can_precede_the_first_event() {
+    let mut fixture = QueueFixture::consuming().await;
     fixture.accept(&["a"]).await;
     assert_eq!(fixture.read_as(CONSUMER).await.len(), 1);
 }
 
 #[tokio::test]
-async fn another_group_is_not_ours() {
-    let fixture = Fixture::start().await;
+async fn foreign_consumer_group_is_ignored() {
+    let fixture = QueueFixture::start().await;
     fixture
         .redis::<()>(&["XGROUP", "CREATE", &fixture.keys.incoming, "audit", "0", "MKSTREAM"])
         .await;
@@ -32,8 +32,8 @@ async fn another_group_is_not_ours() {
 }
 
 #[tokio::test]
-async fn making_the_group_again_drops_the_retry_set_and_loses_nothing() {
-    let mut fixture = Fixture::consuming().await;
+async fn create_group_again_drops_the_retry_set_and_loses_nothing() {
+    let mut fixture = QueueFixture::consuming().await;
     let ids = fixture.deliver(&["retrying", "pending"]).await;
     fixture
         .queue
@@ -62,8 +62,8 @@ async fn making_the_group_again_drops_the_retry_set_and_loses_nothing() {
 }
 
 #[tokio::test]
-async fn an_existing_group_keeps_its_retry_set() {
-    let mut fixture = Fixture::consuming().await;
+async fn existing_group_keeps_its_retry_set() {
+    let mut fixture = QueueFixture::consuming().await;
     let ids = fixture.deliver(&["a"]).await;
     fixture
         .queue
@@ -75,8 +75,8 @@ async fn an_existing_group_keeps_its_retry_set() {
 }
 
 #[tokio::test]
-async fn without_a_group_transitions_say_so_and_change_nothing() {
-    let fixture = Fixture::start().await;
+async fn transitions_without_a_group_fail_and_change_nothing() {
+    let fixture = QueueFixture::start().await;
     fixture.accept(&["a"]).await;
     let id = fixture.fields(&fixture.keys.incoming).await[0].0.parse().unwrap();
     let retry = [crate::retry::retry(id, 0)];
@@ -101,11 +101,11 @@ async fn without_a_group_transitions_say_so_and_change_nothing() {
 }
 
 #[tokio::test]
-async fn one_bad_stream_is_found_and_the_others_are_read() {
-    let mut fixture = Fixture::consuming().await;
+async fn stream_of_wrong_type_is_found_and_others_are_read() {
+    let mut fixture = QueueFixture::consuming().await;
     let all = ["mux", "acme", "wrong"].map(|platform| fixture.queue.keys(&name(platform)));
     fixture.accept(&["a"]).await;
-    fixture.queue.enqueue(&all[1], &OPEN, &[&event("b")]).await.unwrap();
+    fixture.queue.enqueue(&all[1], &UNLIMITED, &[&event("b")]).await.unwrap();
     fixture.redis::<()>(&["SET", &all[2].incoming, "not a stream"]).await;
     let streams: Vec<_> = all.iter().collect();
     let read =
@@ -127,8 +127,8 @@ async fn one_bad_stream_is_found_and_the_others_are_read() {
 }
 
 #[tokio::test]
-async fn a_blocking_read_waits_and_wakes() {
-    let mut fixture = Fixture::consuming().await;
+async fn blocking_read_waits_and_wakes() {
+    let mut fixture = QueueFixture::consuming().await;
     let begin = std::time::Instant::now();
     let block = Duration::from_millis(700);
     let read = fixture
@@ -146,7 +146,7 @@ async fn a_blocking_read_waits_and_wakes() {
     let read = queue.read_new(&mut fixture.reader, &streams, CONSUMER, 10, hour);
     let given = event("a");
     let events = [&given];
-    let open = OPEN;
+    let open = UNLIMITED;
     let (read, _) = tokio::join!(read, queue.enqueue(&keys, &open, &events));
     assert_eq!(read.unwrap()[0].1.len(), 1);
 }

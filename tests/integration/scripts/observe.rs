@@ -3,11 +3,11 @@
 use shared::queue::Depth;
 use tests::redis::RedisOptions;
 
-use crate::fixture::{CONSUMER, Fixture, OPEN, event};
+use crate::fixture::{CONSUMER, QueueFixture, UNLIMITED, event};
 
 #[tokio::test]
-async fn nothing_is_an_empty_queue() {
-    let fixture = Fixture::start().await;
+async fn empty_queue_has_zero_depth() {
+    let fixture = QueueFixture::start().await;
     let depth = fixture.queue.depth(&fixture.keys).await.unwrap();
     assert_eq!(depth, Depth { now: depth.now, ..Depth::default() });
     assert!(fixture.queue.counters(&fixture.keys).await.unwrap().is_empty());
@@ -17,8 +17,8 @@ async fn nothing_is_an_empty_queue() {
 }
 
 #[tokio::test]
-async fn without_a_group_everything_is_backlog() {
-    let fixture = Fixture::start().await;
+async fn backlog_without_a_group_is_every_entry() {
+    let fixture = QueueFixture::start().await;
     fixture.accept(&["a", "b"]).await;
     let depth = fixture.queue.depth(&fixture.keys).await.unwrap();
     assert_eq!((depth.length, depth.backlog, depth.pending), (2, 2, 0));
@@ -26,8 +26,8 @@ async fn without_a_group_everything_is_backlog() {
 }
 
 #[tokio::test]
-async fn the_parts_add_up() {
-    let mut fixture = Fixture::consuming().await;
+async fn depth_parts_add_up() {
+    let mut fixture = QueueFixture::consuming().await;
     let ids = fixture.deliver(&["a", "b", "c"]).await;
     fixture
         .queue
@@ -40,8 +40,8 @@ async fn the_parts_add_up() {
 }
 
 #[tokio::test]
-async fn the_backlog_never_goes_below_zero() {
-    let mut fixture = Fixture::consuming().await;
+async fn backlog_is_never_below_zero() {
+    let mut fixture = QueueFixture::consuming().await;
     let ids = fixture.deliver(&["a", "b"]).await;
     // Pending, but deleted behind our back.
     for id in &ids {
@@ -53,8 +53,8 @@ async fn the_backlog_never_goes_below_zero() {
 }
 
 #[tokio::test]
-async fn the_oldest_is_the_oldest_that_waits_for_no_retry() {
-    let mut fixture = Fixture::consuming().await;
+async fn oldest_entry_leaves_out_scheduled_retries() {
+    let mut fixture = QueueFixture::consuming().await;
     for (id, received_at) in [("1000-1", "1000"), ("2000-1", "2000"), ("3000-1", "3000")] {
         fixture
             .redis::<()>(&[
@@ -72,7 +72,7 @@ async fn the_oldest_is_the_oldest_that_waits_for_no_retry() {
     fixture
         .redis::<()>(&["XADD", &fixture.keys.incoming, "4000-1", "received_at", "illegible"])
         .await;
-    let oldest = async |fixture: &Fixture| {
+    let oldest = async |fixture: &QueueFixture| {
         let depth = fixture.queue.depth(&fixture.keys).await.unwrap();
         (depth.oldest_received_at, depth.head_received_at)
     };
@@ -93,8 +93,8 @@ async fn the_oldest_is_the_oldest_that_waits_for_no_retry() {
 }
 
 #[tokio::test]
-async fn what_was_agreed_first_stands() {
-    let fixture = Fixture::start().await;
+async fn meta_field_keeps_its_first_value() {
+    let fixture = QueueFixture::start().await;
     assert_eq!(fixture.queue.meta("database").await.unwrap(), None);
     assert_eq!(fixture.queue.put_meta_if_absent("database", "one").await.unwrap(), "one");
     assert_eq!(fixture.queue.put_meta_if_absent("database", "two").await.unwrap(), "one");
@@ -103,11 +103,11 @@ async fn what_was_agreed_first_stands() {
 }
 
 #[tokio::test]
-async fn looking_changes_nothing() {
-    let mut fixture = Fixture::with(RedisOptions::fast().set("enable-debug-command", "yes")).await;
+async fn statistics_change_nothing() {
+    let mut fixture = QueueFixture::with(RedisOptions::fast().set("enable-debug-command", "yes")).await;
     fixture.queue.create_group(&fixture.keys).await.unwrap();
     fixture.deliver(&["a"]).await;
-    fixture.enqueue(&OPEN, &[event("b")]).await;
+    fixture.enqueue(&UNLIMITED, &[event("b")]).await;
     let digest: String = fixture.redis(&["DEBUG", "DIGEST"]).await;
     fixture.queue.depth(&fixture.keys).await.unwrap();
     fixture.queue.counters(&fixture.keys).await.unwrap();

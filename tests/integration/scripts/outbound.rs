@@ -10,9 +10,9 @@ use shared::queue::{
     NewDelivery, OutboxEntry, Queue, SettleOutcome, Settled, blocking_connection, connect,
 };
 
-use crate::fixture::{CONSUMER, Fixture, OPEN, event, field};
+use crate::fixture::{CONSUMER, QueueFixture, UNLIMITED, event, field};
 
-const NO_END: u64 = 1_000_000;
+const NO_BOUND: u64 = 1_000_000;
 
 fn delivery(id: &str) -> NewDelivery {
     NewDelivery {
@@ -30,7 +30,7 @@ fn crm(queue: &Queue) -> DestinationKeys {
     queue.layout().destination(&DestinationName::new("crm").unwrap())
 }
 
-fn limited(pace: DeliveryPermit) -> Option<Duration> {
+fn wait_of(pace: DeliveryPermit) -> Option<Duration> {
     match pace {
         DeliveryPermit::Now => None,
         DeliveryPermit::Limited(wait) => Some(wait),
@@ -48,18 +48,18 @@ fn forwarded(id: StreamId) -> Settled {
 }
 
 #[tokio::test]
-async fn a_delivery_is_queued_like_an_event_and_once() {
-    let fixture = Fixture::start().await;
+async fn delivery_is_queued_once_like_an_event() {
+    let fixture = QueueFixture::start().await;
     let keys = crm(&fixture.queue);
     let both = [delivery("one"), delivery("two")];
     let outcomes =
-        fixture.queue.enqueue_deliveries(&keys, &both[..1], NO_END, NO_END).await.unwrap();
+        fixture.queue.enqueue_deliveries(&keys, &both[..1], NO_BOUND, NO_BOUND).await.unwrap();
     assert_eq!(outcomes, [EnqueuedDelivery::Queued]);
     // A mover that was killed before its ack does it all again.
-    let outcomes = fixture.queue.enqueue_deliveries(&keys, &both, NO_END, NO_END).await.unwrap();
+    let outcomes = fixture.queue.enqueue_deliveries(&keys, &both, NO_BOUND, NO_BOUND).await.unwrap();
     assert_eq!(outcomes, [EnqueuedDelivery::AlreadyQueued, EnqueuedDelivery::Queued]);
     let twice = [delivery("three"), delivery("three")];
-    let outcomes = fixture.queue.enqueue_deliveries(&keys, &twice, NO_END, NO_END).await.unwrap();
+    let outcomes = fixture.queue.enqueue_deliveries(&keys, &twice, NO_BOUND, NO_BOUND).await.unwrap();
     assert_eq!(outcomes, [EnqueuedDelivery::Queued, EnqueuedDelivery::AlreadyQueued]);
 
     let entries = fixture.fields("webhooks:outgoing:crm").await;
@@ -88,8 +88,8 @@ async fn a_delivery_is_queued_like_an_event_and_once() {
 }
 
 #[tokio::test]
-async fn what_is_over_the_bound_becomes_a_dead_letter_and_then_a_number() {
-    let fixture = Fixture::start().await;
+async fn delivery_beyond_the_bound_is_dead_lettered_then_counted() {
+    let fixture = QueueFixture::start().await;
     let keys = crm(&fixture.queue);
     let all: Vec<NewDelivery> = ["a", "b", "c", "d", "e", "f"].map(delivery).into();
     let outcomes = fixture.queue.enqueue_deliveries(&keys, &all, 2, 1).await.unwrap();
@@ -125,8 +125,8 @@ async fn what_is_over_the_bound_becomes_a_dead_letter_and_then_a_number() {
 
 /// One call of everything would take longer than its answer is waited for, and would be made again, for ever.
 #[tokio::test]
-async fn large_deliveries_are_queued_in_calls_that_redis_answers_in_time() {
-    let fixture = Fixture::start().await;
+async fn large_deliveries_are_split_into_bounded_calls() {
+    let fixture = QueueFixture::start().await;
     let keys = crm(&fixture.queue);
     let large = |number: usize| NewDelivery {
         body: "x".repeat(1_000_000),
@@ -135,11 +135,11 @@ async fn large_deliveries_are_queued_in_calls_that_redis_answers_in_time() {
     let all: Vec<NewDelivery> = (0..9).map(large).collect();
     fixture
         .queue
-        .enqueue_deliveries(&keys, &[delivery("the script is there now")], NO_END, NO_END)
+        .enqueue_deliveries(&keys, &[delivery("the script is there now")], NO_BOUND, NO_BOUND)
         .await
         .unwrap();
     fixture.redis::<()>(&["CONFIG", "RESETSTAT"]).await;
-    let outcomes = fixture.queue.enqueue_deliveries(&keys, &all, NO_END, NO_END).await.unwrap();
+    let outcomes = fixture.queue.enqueue_deliveries(&keys, &all, NO_BOUND, NO_BOUND).await.unwrap();
     assert_eq!(outcomes, [EnqueuedDelivery::Queued; 9]);
     let order: Vec<String> = fixture
         .fields("webhooks:outgoing:crm")
@@ -158,13 +158,13 @@ async fn large_deliveries_are_queued_in_calls_that_redis_answers_in_time() {
 
 /// As a full one: what comes after it in a mover's round is not to wait until somebody has looked at this key.
 #[tokio::test]
-async fn a_queue_that_is_no_stream_takes_nothing_and_fails_nobody() {
-    let fixture = Fixture::start().await;
+async fn destination_queue_of_wrong_type_fails_no_other() {
+    let fixture = QueueFixture::start().await;
     let keys = crm(&fixture.queue);
     fixture.redis::<()>(&["SET", "webhooks:outgoing:crm", "somebody's"]).await;
     let outcomes = fixture
         .queue
-        .enqueue_deliveries(&keys, &[delivery("one"), delivery("two")], NO_END, 1)
+        .enqueue_deliveries(&keys, &[delivery("one"), delivery("two")], NO_BOUND, 1)
         .await
         .unwrap();
     assert_eq!(outcomes, [EnqueuedDelivery::DeadLettered, EnqueuedDelivery::Overflowed]);
@@ -181,21 +181,21 @@ async fn a_queue_that_is_no_stream_takes_nothing_and_fails_nobody() {
     }
     let outcomes = fixture
         .queue
-        .enqueue_deliveries(&keys, &[delivery("three")], NO_END, NO_END)
+        .enqueue_deliveries(&keys, &[delivery("three")], NO_BOUND, NO_BOUND)
         .await
         .unwrap();
     assert_eq!(outcomes, [EnqueuedDelivery::Overflowed], "whatever else is damaged");
 }
 
 #[tokio::test]
-async fn a_full_redis_keeps_deliveries_waiting_and_settles_all_the_same() {
-    let mut fixture = Fixture::consuming().await;
+async fn full_redis_refuses_deliveries_and_still_settles() {
+    let mut fixture = QueueFixture::consuming().await;
     let ids = fixture.deliver(&["a"]).await;
     let keys = crm(&fixture.queue);
     fixture.redis::<()>(&["CONFIG", "SET", "maxmemory", "1"]).await;
     let fault = fixture
         .queue
-        .enqueue_deliveries(&keys, &[delivery("one")], NO_END, NO_END)
+        .enqueue_deliveries(&keys, &[delivery("one")], NO_BOUND, NO_BOUND)
         .await
         .unwrap_err();
     assert!(fault.is_out_of_memory() && fault.certainly_not_run(), "{fault:?}");
@@ -208,13 +208,13 @@ async fn a_full_redis_keeps_deliveries_waiting_and_settles_all_the_same() {
     );
     fixture.redis::<()>(&["CONFIG", "SET", "maxmemory", "0"]).await;
     let outcomes =
-        fixture.queue.enqueue_deliveries(&keys, &[delivery("one")], NO_END, NO_END).await.unwrap();
+        fixture.queue.enqueue_deliveries(&keys, &[delivery("one")], NO_BOUND, NO_BOUND).await.unwrap();
     assert_eq!(outcomes, [EnqueuedDelivery::Queued], "no mark was left behind");
 }
 
 #[tokio::test]
-async fn a_settled_event_moves_to_the_outbox_as_it_was_and_once() {
-    let mut fixture = Fixture::consuming().await;
+async fn settled_event_moves_to_the_outbox_once_and_unchanged() {
+    let mut fixture = QueueFixture::consuming().await;
     let ids = fixture.deliver(&["a", "b", "c"]).await;
     let before = fixture.fields(&fixture.keys.incoming).await;
     let batch =
@@ -237,15 +237,15 @@ async fn a_settled_event_moves_to_the_outbox_as_it_was_and_once() {
 
 /// Deliveries follow from the execution, where that is traced, and else from what the entry says.
 #[tokio::test]
-async fn a_trace_goes_on_from_what_settled_the_event() {
-    let mut fixture = Fixture::consuming().await;
+async fn delivery_trace_continues_from_the_execution() {
+    let mut fixture = QueueFixture::consuming().await;
     let traced = |id: &str, traceparent: Option<&str>| NewEvent {
         traceparent: traceparent.map(str::to_owned),
         ..event(id)
     };
     let events =
         [traced("bare", None), traced("kept", Some("caller")), traced("traced", Some("caller"))];
-    assert_eq!(fixture.enqueue(&OPEN, &events).await, [Enqueued::Accepted; 3]);
+    assert_eq!(fixture.enqueue(&UNLIMITED, &events).await, [Enqueued::Accepted; 3]);
     let ids: Vec<StreamId> =
         fixture.read_as(CONSUMER).await.into_iter().map(|entry| entry.id).collect();
     let given = |id, traceparent: Option<&str>| {
@@ -272,8 +272,8 @@ async fn a_trace_goes_on_from_what_settled_the_event() {
 }
 
 #[tokio::test]
-async fn what_another_has_removed_is_not_forwarded() {
-    let mut fixture = Fixture::consuming().await;
+async fn entry_removed_by_another_worker_is_not_forwarded() {
+    let mut fixture = QueueFixture::consuming().await;
     let ids = fixture.deliver(&["a"]).await;
     fixture.redis::<u64>(&["XDEL", &fixture.keys.incoming, &ids[0].to_string()]).await;
     assert_eq!(fixture.queue.settle(&fixture.keys, &[forwarded(ids[0])]).await.unwrap(), [false]);
@@ -282,8 +282,8 @@ async fn what_another_has_removed_is_not_forwarded() {
 
 /// Refused before anything is changed: else the event would be gone from the queue, and nowhere else.
 #[tokio::test]
-async fn an_outbox_of_the_wrong_type_loses_nothing() {
-    let mut fixture = Fixture::consuming().await;
+async fn outbox_of_wrong_type_loses_nothing() {
+    let mut fixture = QueueFixture::consuming().await;
     let ids = fixture.deliver(&["a"]).await;
     fixture.redis::<()>(&["SET", "webhooks:outbox:mux", "not a stream"]).await;
     let fault = fixture.queue.settle(&fixture.keys, &[forwarded(ids[0])]).await.unwrap_err();
@@ -295,8 +295,8 @@ async fn an_outbox_of_the_wrong_type_loses_nothing() {
 }
 
 #[tokio::test]
-async fn a_limit_is_exact() {
-    let fixture = Fixture::start().await;
+async fn delivery_limit_is_exact() {
+    let fixture = QueueFixture::start().await;
     let keys = crm(&fixture.queue);
     // Five at once, then one every 200 ms.
     let limit = DeliveryLimit { max: 5, window: Duration::from_secs(1) };
@@ -307,12 +307,12 @@ async fn a_limit_is_exact() {
             DeliveryPermit::Now
         );
     }
-    let wait = limited(fixture.queue.acquire_delivery_permit(&keys, limit).await.unwrap())
+    let wait = wait_of(fixture.queue.acquire_delivery_permit(&keys, limit).await.unwrap())
         .expect("a wait");
     assert!(wait <= Duration::from_millis(200), "{wait:?}");
     let mut given = 0_u32;
     while given < 10 {
-        match limited(fixture.queue.acquire_delivery_permit(&keys, limit).await.unwrap()) {
+        match wait_of(fixture.queue.acquire_delivery_permit(&keys, limit).await.unwrap()) {
             None => given += 1,
             Some(wait) => tokio::time::sleep(wait).await,
         }
@@ -322,19 +322,19 @@ async fn a_limit_is_exact() {
     for _ in 0..50 {
         let _ = fixture.queue.acquire_delivery_permit(&keys, limit).await.unwrap();
     }
-    let wait = limited(fixture.queue.acquire_delivery_permit(&keys, limit).await.unwrap())
+    let wait = wait_of(fixture.queue.acquire_delivery_permit(&keys, limit).await.unwrap())
         .unwrap_or_default();
     assert!(wait <= Duration::from_millis(200), "{wait:?}");
 }
 
 #[tokio::test]
-async fn a_clock_that_was_set_back_stops_nothing_for_longer_than_a_window() {
-    let fixture = Fixture::start().await;
+async fn delivery_limit_recovers_within_a_window_of_a_clock_step() {
+    let fixture = QueueFixture::start().await;
     let keys = crm(&fixture.queue);
     let limit = DeliveryLimit { max: 2, window: Duration::from_secs(1) };
     for stored in ["9999999999999999", "nan", "-5", "text", "inf"] {
         fixture.redis::<()>(&["SET", &keys.queue.limit, stored]).await;
-        let wait = limited(fixture.queue.acquire_delivery_permit(&keys, limit).await.unwrap())
+        let wait = wait_of(fixture.queue.acquire_delivery_permit(&keys, limit).await.unwrap())
             .unwrap_or_default();
         assert!(wait <= Duration::from_millis(500), "{stored}: {wait:?}");
     }
@@ -350,7 +350,7 @@ async fn a_clock_that_was_set_back_stops_nothing_for_longer_than_a_window() {
 }
 
 #[tokio::test]
-async fn on_a_cluster_a_destination_keeps_to_its_slot() {
+async fn destination_keeps_to_its_slot_on_a_cluster() {
     let server = crate::cluster::one_node().await;
     let url = server.url().into();
     let queue = Queue::new(KeyLayout::Cluster, connect(&url, true).unwrap());
@@ -398,7 +398,7 @@ async fn on_a_cluster_a_destination_keeps_to_its_slot() {
     let outbox = queue.layout().outbox(&mux.platform);
     queue.create_group(&mux).await.unwrap();
     queue.create_group(&outbox).await.unwrap();
-    queue.enqueue(&mux, &OPEN, &[&event("a")]).await.unwrap();
+    queue.enqueue(&mux, &UNLIMITED, &[&event("a")]).await.unwrap();
     let pages = queue.read_new(&mut reader, &[&mux], CONSUMER, 10, Duration::ZERO).await.unwrap();
     assert_eq!(queue.settle(&mux, &[forwarded(pages[0].1[0].id)]).await.unwrap(), [true]);
     let pages =

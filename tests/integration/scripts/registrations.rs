@@ -13,11 +13,11 @@ use tests::poll;
 use tests::redis::RedisOptions;
 use tokio_util::sync::CancellationToken;
 
-use crate::fixture::{Fixture, name};
+use crate::fixture::{QueueFixture, name};
 
-const HASH: &str = "webhooks:registrations";
+const REGISTRATIONS_KEY: &str = "webhooks:registrations";
 /// A change is known within this.
-const KNOWN: Duration = Duration::from_secs(2);
+const PROPAGATION_TIMEOUT: Duration = Duration::from_secs(2);
 
 fn base() -> Registry {
     Registry::from_text("p.toml", "[platforms.acme]\nsecrets = ['env:A']\n").unwrap()
@@ -28,7 +28,7 @@ fn sealer(byte: u8) -> Sealer {
     Sealer::new(vec![key.parse().unwrap()], false)
 }
 
-fn asked(platform: &str, more: Value) -> Registration {
+fn registration(platform: &str, more: Value) -> Registration {
     let mut body = json!({"platform": platform, "secret": "one"});
     body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     Registration::read(body.to_string().as_bytes(), &base()).unwrap()
@@ -43,14 +43,14 @@ fn secrets(snapshot: &Snapshot, platform: &str) -> usize {
 }
 
 /// Waits until what `live` knows by itself is as `right` has it.
-async fn known(live: &Live, what: &str, right: impl Fn(&Snapshot) -> bool) -> Arc<Snapshot> {
-    poll::until(what, KNOWN, async || {
+async fn wait_for_snapshot(live: &Live, what: &str, right: impl Fn(&Snapshot) -> bool) -> Arc<Snapshot> {
+    poll::until(what, PROPAGATION_TIMEOUT, async || {
         live.current().filter(|snapshot| right(snapshot)).ok_or("not yet")
     })
     .await
 }
 
-impl Fixture {
+impl QueueFixture {
     fn live(&self, sealer: Option<Sealer>) -> Live {
         Live::start(self.queue.clone(), base(), sealer, CancellationToken::new())
     }
@@ -61,8 +61,8 @@ impl Fixture {
 }
 
 #[tokio::test]
-async fn a_change_is_made_to_what_was_looked_at_or_not_at_all() {
-    let fixture = Fixture::start().await;
+async fn registration_change_needs_the_version_it_was_based_on() {
+    let fixture = QueueFixture::start().await;
     let queue = &fixture.queue;
     let put = |text: &str| [RegistrationChange::Put(name("shop"), text.as_bytes().to_vec())];
     assert_eq!(fixture.version().await, None);
@@ -102,20 +102,20 @@ async fn a_change_is_made_to_what_was_looked_at_or_not_at_all() {
         queue.change_registrations(Some(&second), &none).await.unwrap(),
         ChangeOutcome::Done(_)
     ));
-    let fields: Vec<String> = fixture.redis(&["HKEYS", HASH]).await;
+    let fields: Vec<String> = fixture.redis(&["HKEYS", REGISTRATIONS_KEY]).await;
     assert_eq!(fields, ["#version"]);
 }
 
 #[tokio::test]
-async fn the_number_of_fields_is_bounded_and_beyond_it_one_can_still_clear_up() {
-    let fixture = Fixture::start().await;
+async fn registrations_are_bounded_and_can_be_removed_beyond() {
+    let fixture = QueueFixture::start().await;
     let changes = |of: std::ops::Range<usize>| -> Vec<RegistrationChange> {
         of.map(|n| RegistrationChange::Put(name(&format!("shop-{n}")), b"{}".to_vec())).collect()
     };
     // One field is the version.
     let full = fixture.queue.change_registrations(None, &changes(0..1024)).await.unwrap();
     assert_eq!(full, ChangeOutcome::Full);
-    let exists: bool = fixture.redis(&["EXISTS", HASH]).await;
+    let exists: bool = fixture.redis(&["EXISTS", REGISTRATIONS_KEY]).await;
     assert!(!exists, "nothing was changed");
     let ChangeOutcome::Done(version) =
         fixture.queue.change_registrations(None, &changes(0..1023)).await.unwrap()
@@ -130,7 +130,7 @@ async fn the_number_of_fields_is_bounded_and_beyond_it_one_can_still_clear_up() 
     else {
         panic!("what is there can be replaced")
     };
-    fixture.redis::<()>(&["HSET", HASH, "strange", "x", "stranger", "x"]).await;
+    fixture.redis::<()>(&["HSET", REGISTRATIONS_KEY, "strange", "x", "stranger", "x"]).await;
     let remove = [RegistrationChange::Remove(name("shop-5"))];
     assert!(matches!(
         fixture.queue.change_registrations(Some(&version), &remove).await.unwrap(),
@@ -139,23 +139,23 @@ async fn the_number_of_fields_is_bounded_and_beyond_it_one_can_still_clear_up() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_one_process_registers_it_knows_at_once_and_others_soon() {
-    let fixture = Fixture::start().await;
+async fn registration_is_known_here_at_once_and_elsewhere_soon() {
+    let fixture = QueueFixture::start().await;
     let (here, there) = (fixture.live(Some(sealer(1))), fixture.live(Some(sealer(1))));
     let worker = fixture.live(None);
-    known(&there, "the first read", |_| true).await;
-    let snapshot = here.register(&asked("shop", json!({"aliases": ["store"]}))).await.unwrap();
+    wait_for_snapshot(&there, "the first read", |_| true).await;
+    let snapshot = here.register(&registration("shop", json!({"aliases": ["store"]}))).await.unwrap();
     assert!(snapshot.registry.get("store").is_some() && secrets(&snapshot, "shop") == 1);
     assert!(Arc::ptr_eq(&snapshot, &here.current().unwrap()), "what was answered is what holds");
-    known(&there, "known elsewhere", |snapshot| {
+    wait_for_snapshot(&there, "known elsewhere", |snapshot| {
         secrets(snapshot, "store") + secrets(snapshot, "shop") == 1
     })
     .await;
     let snapshot =
-        known(&worker, "known to a worker", |snapshot| snapshot.registry.get("shop").is_some())
+        wait_for_snapshot(&worker, "known to a worker", |snapshot| snapshot.registry.get("shop").is_some())
             .await;
     assert!(snapshot.keys.is_empty());
-    let raw: String = fixture.redis(&["HGET", HASH, "shop"]).await;
+    let raw: String = fixture.redis(&["HGET", REGISTRATIONS_KEY, "shop"]).await;
     assert!(!raw.contains("one") && raw.contains("sealed"), "{raw}");
     // A process that starts later, and one with another key.
     let later = fixture.live(Some(sealer(1)));
@@ -166,26 +166,26 @@ async fn what_one_process_registers_it_knows_at_once_and_others_soon() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_old_secret_ends_on_time_even_while_redis_is_away() {
-    let mut fixture = Fixture::start().await;
+async fn old_secret_expires_on_time_without_redis() {
+    let mut fixture = QueueFixture::start().await;
     let live = fixture.live(Some(sealer(1)));
-    live.register(&asked("shop", json!({}))).await.unwrap();
+    live.register(&registration("shop", json!({}))).await.unwrap();
     let begun = Instant::now();
-    let rotated = asked("shop", json!({"secret": "two", "old_secret_expires_in": "1500ms"}));
+    let rotated = registration("shop", json!({"secret": "two", "old_secret_expires_in": "1500ms"}));
     assert_eq!(secrets(&live.register(&rotated).await.unwrap(), "shop"), 2);
     fixture.server.kill();
-    known(&live, "the old one is gone", |snapshot| secrets(snapshot, "shop") == 1).await;
+    wait_for_snapshot(&live, "the old one is gone", |snapshot| secrets(snapshot, "shop") == 1).await;
     assert!(begun.elapsed() >= Duration::from_millis(1450), "too early: {:?}", begun.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn changes_at_the_same_time_are_all_made_and_one_name_goes_to_one() {
-    let fixture = Fixture::start().await;
+async fn concurrent_registrations_give_a_name_to_one_platform() {
+    let fixture = QueueFixture::start().await;
     let lives = [fixture.live(Some(sealer(1))), fixture.live(Some(sealer(1)))];
     let registering = (0..6).map(|n| {
         let live = lives[n % 2].clone();
         let registration =
-            asked(&format!("shop-{n}"), json!({"aliases": [format!("store-{}", n / 2)]}));
+            registration(&format!("shop-{n}"), json!({"aliases": [format!("store-{}", n / 2)]}));
         tokio::spawn(async move { live.register(&registration).await })
     });
     let mut registered = 0;
@@ -205,10 +205,10 @@ async fn changes_at_the_same_time_are_all_made_and_one_name_goes_to_one() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn pausing_draining_and_removing() {
-    let fixture = Fixture::start().await;
+async fn registered_platform_is_paused_drained_and_removed() {
+    let fixture = QueueFixture::start().await;
     let live = fixture.live(Some(sealer(1)));
-    live.register(&asked("shop", json!({}))).await.unwrap();
+    live.register(&registration("shop", json!({}))).await.unwrap();
     for platform in ["shop", "acme", "mux"] {
         let snapshot = live.pause(&name(platform), true).await.unwrap();
         assert!(snapshot.registry.get(platform).unwrap().paused, "{platform}");
@@ -232,7 +232,7 @@ async fn pausing_draining_and_removing() {
         !live.remove_drained(&name("shop"), record.draining_since.unwrap()).await.unwrap(),
         "not yet"
     );
-    live.register(&asked("shop", json!({}))).await.unwrap();
+    live.register(&registration("shop", json!({}))).await.unwrap();
     assert!(
         !live.remove_drained(&name("shop"), live.now() + 60_000).await.unwrap(),
         "it is active again"
@@ -241,49 +241,49 @@ async fn pausing_draining_and_removing() {
     assert!(live.remove_drained(&name("shop"), live.now() + 60_000).await.unwrap());
     let snapshot = live.current().unwrap();
     assert!(snapshot.registry.get("shop").is_none() && snapshot.draining.is_empty());
-    let mut fields: Vec<String> = fixture.redis(&["HKEYS", HASH]).await;
+    let mut fields: Vec<String> = fixture.redis(&["HKEYS", REGISTRATIONS_KEY]).await;
     fields.sort();
     assert_eq!(fields, ["#version", "paused:acme", "paused:mux"], "its pause went with it");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_a_later_version_registered_is_left_alone() {
-    let fixture = Fixture::start().await;
+async fn registration_of_a_later_version_is_left_alone() {
+    let fixture = QueueFixture::start().await;
     fixture
-        .redis::<()>(&["HSET", HASH, "#version", "v", "shop", r#"{"v":99}"#, "broken", "{"])
+        .redis::<()>(&["HSET", REGISTRATIONS_KEY, "#version", "v", "shop", r#"{"v":99}"#, "broken", "{"])
         .await;
     let live = fixture.live(Some(sealer(1)));
     let snapshot = live.fresh().await.unwrap();
     assert!(snapshot.set_aside.contains_key("shop") && snapshot.registry.get("acme").is_some());
-    assert!(matches!(live.register(&asked("shop", json!({}))).await, Err(Refused::Later)));
+    assert!(matches!(live.register(&registration("shop", json!({}))).await, Err(Refused::Later)));
     assert!(matches!(live.drain(&name("shop")).await, Err(Refused::Later)));
-    let raw: String = fixture.redis(&["HGET", HASH, "shop"]).await;
+    let raw: String = fixture.redis(&["HGET", REGISTRATIONS_KEY, "shop"]).await;
     assert_eq!(raw, r#"{"v":99}"#);
     // What nobody can read is mended by registering it.
-    let snapshot = live.register(&asked("broken", json!({}))).await.unwrap();
+    let snapshot = live.register(&registration("broken", json!({}))).await.unwrap();
     assert!(snapshot.registry.get("broken").is_some());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_emptied_redis_is_a_change_and_an_outage_is_none() {
-    let mut fixture = Fixture::with(RedisOptions::durable()).await;
+async fn registrations_end_with_an_emptied_redis_not_with_an_outage() {
+    let mut fixture = QueueFixture::with(RedisOptions::durable()).await;
     let live = fixture.live(Some(sealer(1)));
-    live.register(&asked("shop", json!({}))).await.unwrap();
+    live.register(&registration("shop", json!({}))).await.unwrap();
     fixture.server.kill();
     assert!(matches!(live.fresh().await, Err(CallError::NotRun(_) | CallError::Unknown(_))));
     assert_eq!(secrets(&live.current().unwrap(), "shop"), 1, "what is known holds");
-    assert!(live.register(&asked("other", json!({}))).await.is_err());
+    assert!(live.register(&registration("other", json!({}))).await.is_err());
     fixture.server.restart().await;
-    known(&live, "read again", |snapshot| secrets(snapshot, "shop") == 1).await;
+    wait_for_snapshot(&live, "read again", |snapshot| secrets(snapshot, "shop") == 1).await;
     fixture.redis::<()>(&["FLUSHALL"]).await;
-    known(&live, "gone", |snapshot| snapshot.registry.get("shop").is_none()).await;
+    wait_for_snapshot(&live, "gone", |snapshot| snapshot.registry.get("shop").is_none()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn however_many_ask_redis_is_read_a_few_times() {
-    let fixture = Fixture::start().await;
+async fn concurrent_refreshes_share_a_few_reads() {
+    let fixture = QueueFixture::start().await;
     let live = fixture.live(Some(sealer(1)));
-    known(&live, "the first read", |_| true).await;
+    wait_for_snapshot(&live, "the first read", |_| true).await;
     let reads = async || -> u64 {
         let info: String = fixture.redis(&["INFO", "commandstats"]).await;
         let line = info.lines().find(|line| line.starts_with("cmdstat_hget:")).unwrap_or_default();

@@ -7,7 +7,7 @@ use shared::event::StreamId;
 use shared::queue::{Retry, SettleOutcome, Settled, decode};
 use tests::poll;
 
-use crate::fixture::{CONSUMER, Fixture, OTHER, event, field};
+use crate::fixture::{CONSUMER, QueueFixture, OTHER, event, field};
 
 const HOUR_MS: u64 = 3_600_000;
 
@@ -23,8 +23,8 @@ pub fn retry(id: StreamId, delay_ms: u64) -> Retry {
 }
 
 #[tokio::test]
-async fn a_retry_comes_back_with_the_facts_of_its_failure() {
-    let mut fixture = Fixture::consuming().await;
+async fn retry_returns_with_its_failure() {
+    let mut fixture = QueueFixture::consuming().await;
     let id = fixture.deliver(&["a"]).await[0];
     assert_eq!(
         fixture.queue.schedule_retry(&fixture.keys, CONSUMER, &[retry(id, 0)]).await.unwrap(),
@@ -52,8 +52,8 @@ async fn a_retry_comes_back_with_the_facts_of_its_failure() {
 }
 
 #[tokio::test]
-async fn the_second_failure_replaces_the_facts_and_keeps_the_first_time() {
-    let mut fixture = Fixture::consuming().await;
+async fn second_failure_replaces_the_error_and_keeps_the_first_time() {
+    let mut fixture = QueueFixture::consuming().await;
     let origin = fixture.deliver(&["a"]).await[0];
     let mut id = origin;
     for attempt in 2..=4 {
@@ -79,8 +79,8 @@ async fn the_second_failure_replaces_the_facts_and_keeps_the_first_time() {
 }
 
 #[tokio::test]
-async fn fields_of_a_later_release_survive_a_retry() {
-    let mut fixture = Fixture::consuming().await;
+async fn retry_keeps_fields_of_a_later_release() {
+    let mut fixture = QueueFixture::consuming().await;
     let id: String = fixture
         .redis(&[
             "XADD",
@@ -109,8 +109,8 @@ async fn fields_of_a_later_release_survive_a_retry() {
 }
 
 #[tokio::test]
-async fn an_entry_of_another_consumer_is_left_alone() {
-    let mut fixture = Fixture::consuming().await;
+async fn entry_of_another_consumer_is_left_alone() {
+    let mut fixture = QueueFixture::consuming().await;
     let id = fixture.deliver(&["a"]).await[0];
     let done = fixture.queue.schedule_retry(&fixture.keys, OTHER, &[retry(id, 0)]).await.unwrap();
     assert_eq!(done, [false]);
@@ -130,8 +130,8 @@ async fn an_entry_of_another_consumer_is_left_alone() {
 }
 
 #[tokio::test]
-async fn a_finished_or_undelivered_entry_is_left_alone() {
-    let mut fixture = Fixture::consuming().await;
+async fn settled_or_undelivered_entry_is_not_scheduled() {
+    let mut fixture = QueueFixture::consuming().await;
     let id = fixture.deliver(&["a"]).await[0];
     fixture
         .queue
@@ -150,8 +150,8 @@ async fn a_finished_or_undelivered_entry_is_left_alone() {
 }
 
 #[tokio::test]
-async fn a_pending_entry_that_was_deleted_is_not_scheduled() {
-    let mut fixture = Fixture::consuming().await;
+async fn deleted_pending_entry_is_not_scheduled() {
+    let mut fixture = QueueFixture::consuming().await;
     let id = fixture.deliver(&["a"]).await[0];
     fixture.redis::<()>(&["XDEL", &fixture.keys.incoming, &id.to_string()]).await;
     let done =
@@ -160,8 +160,8 @@ async fn a_pending_entry_that_was_deleted_is_not_scheduled() {
 }
 
 #[tokio::test]
-async fn scheduling_twice_waits_once() {
-    let mut fixture = Fixture::consuming().await;
+async fn retry_scheduled_twice_waits_once() {
+    let mut fixture = QueueFixture::consuming().await;
     let id = fixture.deliver(&["a"]).await[0];
     let twice = [retry(id, 0), retry(id, 0)];
     assert_eq!(
@@ -175,8 +175,8 @@ async fn scheduling_twice_waits_once() {
 
 /// Scripts are not rolled back: one that cannot put an entry where it is to go has not taken it from where it was.
 #[tokio::test]
-async fn what_may_not_be_put_off_or_promoted_stays_where_it_is() {
-    let mut fixture = Fixture::consuming().await;
+async fn forbidden_retry_or_promotion_moves_nothing() {
+    let mut fixture = QueueFixture::consuming().await;
     let ids = fixture.deliver(&["a", "b"]).await;
     fixture.queue.schedule_retry(&fixture.keys, CONSUMER, &[retry(ids[0], 0)]).await.unwrap();
     fixture.redis::<()>(&["ACL", "SETUSER", "default", "-zadd", "-xadd"]).await;
@@ -192,8 +192,8 @@ async fn what_may_not_be_put_off_or_promoted_stays_where_it_is() {
 
 /// As where somebody sets the group back: what waits for a retry is delivered meanwhile.
 #[tokio::test]
-async fn a_promoted_entry_leaves_no_trace_of_the_old_one() {
-    let mut fixture = Fixture::consuming().await;
+async fn promotion_clears_every_trace_of_the_old_entry() {
+    let mut fixture = QueueFixture::consuming().await;
     let id = fixture.deliver(&["a"]).await[0];
     fixture.queue.schedule_retry(&fixture.keys, CONSUMER, &[retry(id, 0)]).await.unwrap();
     fixture
@@ -209,8 +209,8 @@ async fn a_promoted_entry_leaves_no_trace_of_the_old_one() {
 }
 
 #[tokio::test]
-async fn nothing_comes_before_it_is_due() {
-    let mut fixture = Fixture::consuming().await;
+async fn retry_is_not_promoted_before_it_is_due() {
+    let mut fixture = QueueFixture::consuming().await;
     let ids = fixture.deliver(&["a", "b"]).await;
     let entries = [retry(ids[0], 60_000), retry(ids[1], 400)];
     fixture.queue.schedule_retry(&fixture.keys, CONSUMER, &entries).await.unwrap();
@@ -229,8 +229,8 @@ async fn nothing_comes_before_it_is_due() {
 }
 
 #[tokio::test]
-async fn a_round_of_promotion_is_bounded() {
-    let mut fixture = Fixture::consuming().await;
+async fn promotion_round_is_bounded() {
+    let mut fixture = QueueFixture::consuming().await;
     let ids = fixture.deliver(&["a", "b", "c"]).await;
     let entries: Vec<Retry> = ids.iter().map(|id| retry(*id, 0)).collect();
     fixture.queue.schedule_retry(&fixture.keys, CONSUMER, &entries).await.unwrap();
@@ -240,8 +240,8 @@ async fn a_round_of_promotion_is_bounded() {
 }
 
 #[tokio::test]
-async fn a_member_without_an_entry_is_only_removed() {
-    let mut fixture = Fixture::consuming().await;
+async fn retry_member_without_an_entry_is_removed() {
+    let mut fixture = QueueFixture::consuming().await;
     let id = fixture.deliver(&["a"]).await[0];
     fixture.queue.schedule_retry(&fixture.keys, CONSUMER, &[retry(id, 0)]).await.unwrap();
     fixture.redis::<()>(&["XDEL", &fixture.keys.incoming, &id.to_string()]).await;
@@ -252,8 +252,8 @@ async fn a_member_without_an_entry_is_only_removed() {
 }
 
 #[tokio::test]
-async fn a_due_time_beyond_its_own_delay_is_due_now() {
-    let mut fixture = Fixture::consuming().await;
+async fn due_time_beyond_its_own_delay_is_due_now() {
+    let mut fixture = QueueFixture::consuming().await;
     let ids = fixture.deliver(&["a", "b"]).await;
     let entries = [retry(ids[0], 60_000), retry(ids[1], HOUR_MS / 2)];
     fixture.queue.schedule_retry(&fixture.keys, CONSUMER, &entries).await.unwrap();
@@ -269,8 +269,8 @@ async fn a_due_time_beyond_its_own_delay_is_due_now() {
 }
 
 #[tokio::test]
-async fn illegible_facts_do_not_hold_an_entry_back() {
-    let mut fixture = Fixture::consuming().await;
+async fn unreadable_failure_does_not_block_promotion() {
+    let mut fixture = QueueFixture::consuming().await;
     let id = fixture.deliver(&["a"]).await[0];
     fixture.queue.schedule_retry(&fixture.keys, CONSUMER, &[retry(id, 0)]).await.unwrap();
     for garbage in ["", "{", "7", "null"] {
@@ -292,8 +292,8 @@ async fn illegible_facts_do_not_hold_an_entry_back() {
 }
 
 #[tokio::test]
-async fn an_orphan_is_found_and_comes_back() {
-    let mut fixture = Fixture::consuming().await;
+async fn orphan_is_found_and_rescheduled() {
+    let mut fixture = QueueFixture::consuming().await;
     let ids = fixture.deliver(&["orphan", "pending", "retrying"]).await;
     fixture
         .redis::<()>(&["XACK", &fixture.keys.incoming, "webhook-processors", &ids[0].to_string()])
@@ -318,9 +318,9 @@ async fn an_orphan_is_found_and_comes_back() {
 }
 
 #[tokio::test]
-async fn an_old_orphan_is_found_by_its_age() {
+async fn orphan_is_found_by_its_age() {
     for id in ["1000000000000-1", "9999999999999-1"] {
-        let mut fixture = Fixture::consuming().await;
+        let mut fixture = QueueFixture::consuming().await;
         fixture.redis::<()>(&["XADD", &fixture.keys.incoming, id, "v", "1"]).await;
         fixture.read_as(CONSUMER).await;
         fixture.redis::<()>(&["XACK", &fixture.keys.incoming, "webhook-processors", id]).await;
@@ -333,8 +333,8 @@ async fn an_old_orphan_is_found_by_its_age() {
 }
 
 #[tokio::test]
-async fn a_sweep_is_bounded_and_goes_on_where_it_stopped() {
-    let mut fixture = Fixture::consuming().await;
+async fn orphan_sweep_is_bounded_and_continues_at_its_cursor() {
+    let mut fixture = QueueFixture::consuming().await;
     let names: Vec<String> = (0..128).map(|n| n.to_string()).collect();
     let ids = fixture.deliver(&names.iter().map(String::as_str).collect::<Vec<_>>()).await;
     fixture
@@ -355,8 +355,8 @@ async fn a_sweep_is_bounded_and_goes_on_where_it_stopped() {
 }
 
 #[tokio::test]
-async fn sweeping_without_a_group_says_so() {
-    let fixture = Fixture::start().await;
+async fn orphan_sweep_without_a_group_fails() {
+    let fixture = QueueFixture::start().await;
     assert!(fixture.queue.sweep_orphans(&fixture.keys, None).await.unwrap_err().is_no_group());
     fixture.accept(&["a"]).await;
     assert!(fixture.queue.sweep_orphans(&fixture.keys, None).await.unwrap_err().is_no_group());

@@ -6,7 +6,7 @@ use shared::event::StreamId;
 use shared::queue::SettleOutcome::{Duplicate, Processed, Stale};
 use shared::queue::{OutboxEntry, SettleOutcome, Settled};
 
-use crate::fixture::{CONSUMER, Fixture, OTHER, field};
+use crate::fixture::{CONSUMER, QueueFixture, OTHER, field};
 
 fn processed(ids: &[StreamId]) -> Vec<Settled> {
     ids.iter().map(|id| Settled::new(*id, Processed)).collect()
@@ -18,7 +18,7 @@ fn forwarded(id: StreamId) -> Settled {
     Settled { forward: Some(forward), ..Settled::new(id, Processed) }
 }
 
-impl Fixture {
+impl QueueFixture {
     async fn settle(&self, entries: &[Settled]) -> Vec<bool> {
         self.queue.settle(&self.keys, entries).await.unwrap()
     }
@@ -35,8 +35,8 @@ impl Fixture {
 }
 
 #[tokio::test]
-async fn a_settled_event_is_nowhere() {
-    let mut fixture = Fixture::consuming().await;
+async fn settled_event_leaves_the_queue() {
+    let mut fixture = QueueFixture::consuming().await;
     let ids = fixture.deliver(&["a", "b", "c"]).await;
     let batch = [
         Settled::new(ids[0], Processed),
@@ -53,8 +53,8 @@ async fn a_settled_event_is_nowhere() {
 }
 
 #[tokio::test]
-async fn settling_twice_counts_once() {
-    let mut fixture = Fixture::consuming().await;
+async fn settle_twice_counts_once() {
+    let mut fixture = QueueFixture::consuming().await;
     let ids = fixture.deliver(&["a"]).await;
     let batch = [Settled::new(ids[0], Processed), Settled::new(ids[0], Processed)];
     assert_eq!(fixture.queue.settle(&fixture.keys, &batch).await.unwrap(), [true, false]);
@@ -63,8 +63,8 @@ async fn settling_twice_counts_once() {
 }
 
 #[tokio::test]
-async fn an_entry_given_twice_is_finished_and_forwarded_once() {
-    let mut fixture = Fixture::consuming().await;
+async fn settle_of_a_repeated_id_forwards_once() {
+    let mut fixture = QueueFixture::consuming().await;
     let ids = fixture.deliver(&["a", "b"]).await;
     let batch = [forwarded(ids[0]), Settled::new(ids[1], Processed), forwarded(ids[0])];
     assert_eq!(fixture.settle(&batch).await, [true, true, false]);
@@ -75,8 +75,8 @@ async fn an_entry_given_twice_is_finished_and_forwarded_once() {
 }
 
 #[tokio::test]
-async fn outcomes_of_all_kinds_in_any_order_are_counted_as_they_are() {
-    let mut fixture = Fixture::consuming().await;
+async fn settle_counts_mixed_outcomes() {
+    let mut fixture = QueueFixture::consuming().await;
     let ids = fixture.deliver(&["a", "b", "c", "d", "e", "f", "g"]).await;
     let kinds: [SettleOutcome; 7] =
         [Stale, Processed, Processed, Duplicate, Duplicate, Processed, Stale];
@@ -88,8 +88,8 @@ async fn outcomes_of_all_kinds_in_any_order_are_counted_as_they_are() {
 
 /// Another worker had claimed one of them and was first: exactly that one is not told to have been removed here.
 #[tokio::test]
-async fn what_another_has_settled_is_known_among_the_rest() {
-    let mut fixture = Fixture::consuming().await;
+async fn settle_reports_entries_settled_by_another_worker() {
+    let mut fixture = QueueFixture::consuming().await;
     let ids = fixture.deliver(&["a", "b", "c", "d"]).await;
     fixture
         .queue
@@ -103,8 +103,8 @@ async fn what_another_has_settled_is_known_among_the_rest() {
 
 /// Another worker had put one of them off: its entry is there, though not pending, and is finished like the rest.
 #[tokio::test]
-async fn what_another_has_put_off_is_settled_with_the_rest() {
-    let mut fixture = Fixture::consuming().await;
+async fn settle_includes_entries_rescheduled_by_another_worker() {
+    let mut fixture = QueueFixture::consuming().await;
     let ids = fixture.deliver(&["a", "b", "c"]).await;
     let retries = [crate::retry::retry(ids[1], 60_000)];
     assert_eq!(
@@ -121,8 +121,8 @@ async fn what_another_has_put_off_is_settled_with_the_rest() {
 
 /// Which entry it was is not known then, unless more than counting was to happen; how many were left is.
 #[tokio::test]
-async fn what_somebody_deletes_by_hand_is_not_counted_nor_forwarded() {
-    let mut fixture = Fixture::consuming().await;
+async fn settle_skips_entries_deleted_by_hand() {
+    let mut fixture = QueueFixture::consuming().await;
     let ids = fixture.deliver(&["a", "b", "c"]).await;
     fixture.delete_by_hand(ids[1]).await;
     let removed = fixture.settle(&processed(&ids)).await;
@@ -140,8 +140,8 @@ async fn what_somebody_deletes_by_hand_is_not_counted_nor_forwarded() {
 }
 
 #[tokio::test]
-async fn a_settle_clears_every_trace_of_the_entry() {
-    let mut fixture = Fixture::consuming().await;
+async fn settle_clears_every_trace_of_the_entry() {
+    let mut fixture = QueueFixture::consuming().await;
     let ids = fixture.deliver(&["a"]).await;
     let id = ids[0].to_string();
     assert_eq!(
@@ -161,8 +161,8 @@ async fn a_settle_clears_every_trace_of_the_entry() {
 }
 
 #[tokio::test]
-async fn whoever_holds_it_the_database_has_decided() {
-    let mut fixture = Fixture::consuming().await;
+async fn settle_removes_an_entry_claimed_by_another_worker() {
+    let mut fixture = QueueFixture::consuming().await;
     let ids = fixture.deliver(&["a"]).await;
     // Frozen between commit and settle, and claimed by another meanwhile.
     fixture
@@ -178,8 +178,8 @@ async fn whoever_holds_it_the_database_has_decided() {
 }
 
 #[tokio::test]
-async fn more_than_a_chunk_is_settled_in_order() {
-    let mut fixture = Fixture::consuming().await;
+async fn settle_of_several_chunks_keeps_the_order() {
+    let mut fixture = QueueFixture::consuming().await;
     let names: Vec<String> = (0..600).map(|n| n.to_string()).collect();
     let mut ids = Vec::new();
     for part in names.chunks(100) {
@@ -195,8 +195,8 @@ async fn more_than_a_chunk_is_settled_in_order() {
 }
 
 #[tokio::test]
-async fn a_deleted_entry_leaves_the_pending_list() {
-    let mut fixture = Fixture::consuming().await;
+async fn settle_removes_a_deleted_entry_from_the_pending_list() {
+    let mut fixture = QueueFixture::consuming().await;
     let ids = fixture.deliver(&["a", "b"]).await;
     fixture.redis::<()>(&["XDEL", &fixture.keys.incoming, &ids[0].to_string()]).await;
     let own = fixture

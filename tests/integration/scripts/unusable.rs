@@ -5,8 +5,8 @@ use shared::queue::{
     CallError, DecodeError, EnqueuePolicy, EnqueueSection, Enqueued, Replayed, decode,
 };
 
-use crate::cluster::{one_node, reading};
-use crate::fixture::{CONSUMER, Fixture, OPEN, event, field, name};
+use crate::cluster::{one_node, connect_to};
+use crate::fixture::{CONSUMER, QueueFixture, UNLIMITED, event, field, name};
 
 fn unusable(id: &str, kind: &str) -> NewEvent {
     NewEvent {
@@ -19,10 +19,10 @@ fn unusable(id: &str, kind: &str) -> NewEvent {
 
 #[tokio::test]
 async fn unusable_event_is_a_dead_letter_with_its_bytes() {
-    let fixture = Fixture::start().await;
+    let fixture = QueueFixture::start().await;
     let given = NewEvent { delivery_id: Some("d".into()), hops: 2, ..unusable("a", "t") };
     assert_eq!(
-        fixture.enqueue(&OPEN, &[given.clone(), unusable("b", "")]).await,
+        fixture.enqueue(&UNLIMITED, &[given.clone(), unusable("b", "")]).await,
         [Enqueued::Accepted; 2]
     );
     assert_eq!(fixture.length().await, 0, "nothing of them is in the queue");
@@ -57,23 +57,23 @@ async fn unusable_event_is_a_dead_letter_with_its_bytes() {
 
     // A purge forgets the marker, so that the sender may try again.
     let digest = marker_digest("mux", "a");
-    assert_eq!(fixture.enqueue(&OPEN, std::slice::from_ref(&given)).await, [Enqueued::Duplicate]);
+    assert_eq!(fixture.enqueue(&UNLIMITED, std::slice::from_ref(&given)).await, [Enqueued::Duplicate]);
     assert_eq!(
         fixture.queue.purge(&fixture.keys, &[(first.id, Some(digest))]).await.unwrap(),
         [true]
     );
-    assert_eq!(fixture.enqueue(&OPEN, &[given]).await, [Enqueued::Accepted]);
+    assert_eq!(fixture.enqueue(&UNLIMITED, &[given]).await, [Enqueued::Accepted]);
 }
 
 #[tokio::test]
 async fn unusable_events_share_the_limit_and_have_their_bound() {
-    let fixture = Fixture::start().await;
+    let fixture = QueueFixture::start().await;
     let policy = EnqueuePolicy {
         period_us: 600_000_000,
         burst: 3,
         max_dead_letters: 2,
         max_backlog: 1,
-        ..OPEN
+        ..UNLIMITED
     };
     let dead = |id: &str| [unusable(id, "t")];
     assert_eq!(fixture.enqueue(&policy, &dead("a")).await, [Enqueued::Accepted]);
@@ -100,12 +100,12 @@ async fn unusable_events_share_the_limit_and_have_their_bound() {
 }
 
 #[tokio::test]
-async fn usable_and_unusable_events_go_in_one_call_of_two_shares() {
-    let fixture = Fixture::start().await;
+async fn usable_and_unusable_events_share_a_call_in_two_sections() {
+    let fixture = QueueFixture::start().await;
     let (good, bad, other) = ([event("a")], [unusable("b", "t")], [event("c")]);
     let acme = fixture.queue.keys(&name("acme"));
     let groups: [[&[NewEvent]; 1]; 3] = [[&good], [&bad], [&other]];
-    let policy = &OPEN;
+    let policy = &UNLIMITED;
     let share = |keys, groups| EnqueueSection { keys, policy, groups };
     let shares = [
         share(&fixture.keys, &groups[0][..]),
@@ -130,10 +130,10 @@ async fn usable_and_unusable_events_go_in_one_call_of_two_shares() {
 
 #[tokio::test]
 async fn unusable_event_can_be_replayed() {
-    let mut fixture = Fixture::consuming().await;
+    let mut fixture = QueueFixture::consuming().await;
     let time = EventTime::Known(fixture.queue.now().await.unwrap() - 1000);
     fixture
-        .enqueue(&OPEN, &[NewEvent { occurred_at: time, ..unusable("a", "t") }, unusable("b", "")])
+        .enqueue(&UNLIMITED, &[NewEvent { occurred_at: time, ..unusable("a", "t") }, unusable("b", "")])
         .await;
     let dead = fixture.queue.dead_letters(&fixture.keys, None, 10).await.unwrap();
     let ids: Vec<_> = dead.iter().map(|entry| entry.id).collect();
@@ -151,10 +151,10 @@ async fn unusable_event_can_be_replayed() {
 #[tokio::test]
 async fn unusable_event_is_kept_on_a_cluster() {
     let server = one_node().await;
-    let (queue, _) = reading(&server);
+    let (queue, _) = connect_to(&server);
     let keys = queue.keys(&name("mux"));
     assert_eq!(
-        queue.enqueue(&keys, &OPEN, &[&unusable("a", "t")]).await.unwrap(),
+        queue.enqueue(&keys, &UNLIMITED, &[&unusable("a", "t")]).await.unwrap(),
         [Enqueued::Accepted]
     );
     assert_eq!(queue.dead_letters(&keys, None, 10).await.unwrap().len(), 1);

@@ -4,20 +4,20 @@ use serde_json::{Value, json};
 use shared::platform::SessionStatus;
 use worker::effects::EventAction;
 
-use crate::fixture::{ACTIVE, Fixture, IDLE, done, mux, time};
+use crate::fixture::{ACTIVE, StoreFixture, IDLE, done, mux, time};
 
 on_both!(
-    an_announcement_makes_a_ready_session,
-    a_configuration_is_replaced_whole_and_an_absent_field_is_left_alone,
-    ready_only_initialises,
-    without_a_status_no_status_guard_is_touched,
-    another_status_is_an_event_like_any_other,
-    an_older_announcement_changes_nothing_that_a_newer_one_gave,
-    announced_and_used_in_one_batch,
-    a_row_inserted_by_hand_is_a_session,
+    announcement_creates_a_ready_session,
+    announced_config_is_replaced_whole_and_absent_fields_stay,
+    ready_status_only_initializes,
+    announcement_without_status_touches_no_status_guard,
+    announced_status_other_than_ready_counts_as_an_event,
+    older_announcement_keeps_values_of_a_newer_one,
+    announcement_and_its_events_fit_in_one_batch,
+    session_row_inserted_by_hand_is_used,
 );
 
-async fn an_announcement_makes_a_ready_session(fixture: Fixture) {
+async fn announcement_creates_a_ready_session(fixture: StoreFixture) {
     let result =
         fixture.announce("a", 7, json!({"room_id": "r", "config": {"a": [1.50, null]}})).await;
     assert_eq!(
@@ -43,7 +43,7 @@ async fn an_announcement_makes_a_ready_session(fixture: Fixture) {
     );
 }
 
-async fn a_configuration_is_replaced_whole_and_an_absent_field_is_left_alone(fixture: Fixture) {
+async fn announced_config_is_replaced_whole_and_absent_fields_stay(fixture: StoreFixture) {
     let body = json!({"room_id": "r", "live_stream_id": "s", "config": {"a": 1, "egress": {"live_stream_id": "e"}}});
     fixture.announce("a", 0, body).await;
     fixture.announce("b", 1_000, json!({"room_id": "r", "config": {"b": 2}})).await;
@@ -60,7 +60,7 @@ async fn a_configuration_is_replaced_whole_and_an_absent_field_is_left_alone(fix
     assert_eq!((&row["config"], &row["live_stream_id"]), (&json!({"b": 2}), &json!("s2")));
 }
 
-async fn ready_only_initialises(fixture: Fixture) {
+async fn ready_status_only_initializes(fixture: StoreFixture) {
     fixture.announce("a", 0, json!({"room_id": "r"})).await;
     fixture.one("mux", mux("e1", ACTIVE, 1_000, Some("r"), "s")).await;
     let result = fixture.announce("b", 5_000, json!({"room_id": "r", "status": "ready"})).await;
@@ -76,7 +76,7 @@ async fn ready_only_initialises(fixture: Fixture) {
     );
 }
 
-async fn without_a_status_no_status_guard_is_touched(fixture: Fixture) {
+async fn announcement_without_status_touches_no_status_guard(fixture: StoreFixture) {
     fixture.announce("a", 5_000, json!({"room_id": "r", "config": {}})).await;
     let result = done(fixture.one("mux", mux("e1", ACTIVE, 1_000, Some("r"), "s")).await);
     assert_eq!(result.new_status, Some(SessionStatus::Live));
@@ -85,7 +85,7 @@ async fn without_a_status_no_status_guard_is_touched(fixture: Fixture) {
     assert_eq!(result.action, EventAction::StatusUpdated);
 }
 
-async fn another_status_is_an_event_like_any_other(fixture: Fixture) {
+async fn announced_status_other_than_ready_counts_as_an_event(fixture: StoreFixture) {
     fixture.announce("a", 0, json!({"room_id": "r"})).await;
     let stopped = fixture.announce("b", 3_000, json!({"room_id": "r", "status": "stopped"})).await;
     assert_eq!(
@@ -97,7 +97,7 @@ async fn another_status_is_an_event_like_any_other(fixture: Fixture) {
     assert_eq!(fixture.session("r").await["status"], "stopped");
 }
 
-async fn an_older_announcement_changes_nothing_that_a_newer_one_gave(fixture: Fixture) {
+async fn older_announcement_keeps_values_of_a_newer_one(fixture: StoreFixture) {
     fixture.announce("b", 5_000, json!({"room_id": "r", "config": {"n": 2}})).await;
     let older = fixture
         .announce("a", 1_000, json!({"room_id": "r", "config": {"n": 1}, "live_stream_id": "s"}))
@@ -110,7 +110,7 @@ async fn an_older_announcement_changes_nothing_that_a_newer_one_gave(fixture: Fi
     assert_eq!(oldest.action, EventAction::StaleIgnored);
 }
 
-async fn announced_and_used_in_one_batch(fixture: Fixture) {
+async fn announcement_and_its_events_fit_in_one_batch(fixture: StoreFixture) {
     let announced = |id: &str, at, body| crate::fixture::event(id, "session.announced", at, body);
     let outcomes = fixture
         .apply(
@@ -131,7 +131,7 @@ async fn announced_and_used_in_one_batch(fixture: Fixture) {
     assert_eq!((&row["status"], &row["config"]), (&json!("live"), &json!({"n": 2})));
 }
 
-async fn a_row_inserted_by_hand_is_a_session(fixture: Fixture) {
+async fn session_row_inserted_by_hand_is_used(fixture: StoreFixture) {
     fixture.database.execute("INSERT INTO sessions (room_id) VALUES ('r')").await;
     let row = fixture.session("r").await;
     assert_eq!((&row["status"], &row["platform"]), (&json!("ready"), &json!("sessions")));

@@ -3,24 +3,24 @@
 use serde_json::{Value, json};
 use worker::effects::EventAction;
 
-use crate::fixture::{Fixture, action, done, event};
+use crate::fixture::{StoreFixture, action, done, event};
 
 on_both!(
-    a_recording_needs_no_session_and_finds_it_where_there_is_one,
-    old_never_beats_new_in_a_recording,
-    a_content_comes_and_goes,
-    the_same_id_on_two_platforms_is_two_things,
+    recording_needs_no_session_and_is_linked_to_an_existing_one,
+    recording_keeps_newer_values,
+    content_is_added_and_removed,
+    content_id_is_scoped_to_its_platform,
 );
 
-async fn recording(fixture: &Fixture, id: &str) -> Value {
+async fn recording(fixture: &StoreFixture, id: &str) -> Value {
     fixture.database.rows("SELECT * FROM recordings WHERE recording_id = $1", &[id]).await.remove(0)
 }
 
-async fn content(fixture: &Fixture, id: &str) -> Value {
+async fn content(fixture: &StoreFixture, id: &str) -> Value {
     fixture.database.rows("SELECT * FROM contents WHERE content_id = $1", &[id]).await.remove(0)
 }
 
-async fn a_recording_needs_no_session_and_finds_it_where_there_is_one(fixture: Fixture) {
+async fn recording_needs_no_session_and_is_linked_to_an_existing_one(fixture: StoreFixture) {
     let created = "video.asset.created";
     let asset = |id: &str, room: Value| json!({"data": {"id": id, "live_stream_id": "s", "passthrough": room}});
     let alone = done(fixture.one("mux", event("e1", created, 0, asset("t1", Value::Null))).await);
@@ -37,7 +37,7 @@ async fn a_recording_needs_no_session_and_finds_it_where_there_is_one(fixture: F
     assert_eq!(recording(&fixture, "t1").await["state"], "created");
 }
 
-async fn old_never_beats_new_in_a_recording(fixture: Fixture) {
+async fn recording_keeps_newer_values(fixture: StoreFixture) {
     let taped = |id, at, body| event(id, "taped", at, body);
     let newer = json!({"room": "r", "tape": "t", "url": "https://new", "size": 9_000_000_000_i64});
     assert_eq!(
@@ -62,7 +62,7 @@ async fn old_never_beats_new_in_a_recording(fixture: Fixture) {
     );
 }
 
-async fn a_content_comes_and_goes(fixture: Fixture) {
+async fn content_is_added_and_removed(fixture: StoreFixture) {
     let added = json!({"event_type": "content_added", "payload": {"content_id": "c", "title": "Film", "content_type": "movie"}});
     let result = done(fixture.one("netflix", event("e1", "content_added", 1_000, added)).await);
     assert_eq!((result.action, result.room_id), (EventAction::Recorded, None));
@@ -79,7 +79,7 @@ async fn a_content_comes_and_goes(fixture: Fixture) {
     assert_eq!((&row["state"], &row["title"]), (&json!("removed"), &json!("Film, uncut")));
 }
 
-async fn the_same_id_on_two_platforms_is_two_things(fixture: Fixture) {
+async fn content_id_is_scoped_to_its_platform(fixture: StoreFixture) {
     let more = json!({"item": "c", "title": "Ours", "more": {"a": ["x", 1.0]}});
     fixture
         .apply(

@@ -3,18 +3,18 @@
 use serde_json::{Value, json};
 use worker::effects::{Applied, ColumnWarning, ColumnWarningReason, EventAction};
 
-use crate::fixture::{Fixture, action, done, event, time};
+use crate::fixture::{StoreFixture, action, done, event, time};
 
 on_both!(
-    a_message_needs_no_session_and_makes_none,
-    a_message_of_somebody_elses_room_is_refused,
-    old_never_beats_new_in_a_message,
-    a_message_was_sent_when_its_oldest_event_says,
-    a_room_is_found_by_its_stream,
-    message_without_a_room_is_stored_and_takes_a_later_room,
+    chat_message_needs_and_creates_no_session,
+    chat_message_for_a_foreign_room_is_refused,
+    chat_message_keeps_newer_values,
+    chat_message_time_comes_from_its_oldest_event,
+    chat_message_finds_its_room_by_live_stream_id,
+    chat_message_without_a_room_takes_a_later_room,
 );
 
-async fn message(fixture: &Fixture, id: &str) -> Value {
+async fn message(fixture: &StoreFixture, id: &str) -> Value {
     fixture
         .database
         .rows("SELECT * FROM chat_messages WHERE message_id = $1", &[id])
@@ -22,7 +22,7 @@ async fn message(fixture: &Fixture, id: &str) -> Value {
         .remove(0)
 }
 
-async fn a_message_needs_no_session_and_makes_none(fixture: Fixture) {
+async fn chat_message_needs_and_creates_no_session(fixture: StoreFixture) {
     let body = json!({"room": "r", "message": "m", "user": "u1", "name": "Ann", "text": "Hi 👋", "at": time(-500)});
     let result = done(fixture.one("studio", event("e1", "said", 0, body)).await);
     assert_eq!(
@@ -37,7 +37,7 @@ async fn a_message_needs_no_session_and_makes_none(fixture: Fixture) {
     assert_eq!(row, expected);
 }
 
-async fn a_message_of_somebody_elses_room_is_refused(fixture: Fixture) {
+async fn chat_message_for_a_foreign_room_is_refused(fixture: StoreFixture) {
     fixture.one("studio", event("e1", "live", 0, json!({"room": "r"}))).await;
     let refused = fixture
         .one("rival", event("x1", "said", 1_000, json!({"room": "r", "message": "m"})))
@@ -47,7 +47,7 @@ async fn a_message_of_somebody_elses_room_is_refused(fixture: Fixture) {
     assert_eq!(fixture.database.event("rival", "x1").await, None);
 }
 
-async fn old_never_beats_new_in_a_message(fixture: Fixture) {
+async fn chat_message_keeps_newer_values(fixture: StoreFixture) {
     let said = |id: &str, at, body| event(id, "said", at, body);
     fixture
         .one("studio", said("e2", 2_000, json!({"room": "r", "message": "m", "text": "edited"})))
@@ -69,7 +69,7 @@ async fn old_never_beats_new_in_a_message(fixture: Fixture) {
     );
 }
 
-async fn a_message_was_sent_when_its_oldest_event_says(fixture: Fixture) {
+async fn chat_message_time_comes_from_its_oldest_event(fixture: StoreFixture) {
     let said = |id: &str, at, given: Value| {
         event(id, "said", at, json!({"room": "r", "message": "m", "at": given}))
     };
@@ -87,7 +87,7 @@ async fn a_message_was_sent_when_its_oldest_event_says(fixture: Fixture) {
     assert_eq!(message(&fixture, "m").await["sent_at"], time(700));
 }
 
-async fn a_room_is_found_by_its_stream(fixture: Fixture) {
+async fn chat_message_finds_its_room_by_live_stream_id(fixture: StoreFixture) {
     let said =
         |id: &str| event(id, "said", 1_000, json!({"stream": "s", "message": "m", "text": "hi"}));
     assert_eq!(
@@ -100,7 +100,7 @@ async fn a_room_is_found_by_its_stream(fixture: Fixture) {
     assert_eq!(message(&fixture, "m").await["room_id"], "r");
 }
 
-async fn message_without_a_room_is_stored_and_takes_a_later_room(fixture: Fixture) {
+async fn chat_message_without_a_room_takes_a_later_room(fixture: StoreFixture) {
     let said = |id: &str, at, body| event(id, "said", at, body);
     let first =
         done(fixture.one("studio", said("e1", 1_000, json!({"message": "m", "text": "hi"}))).await);

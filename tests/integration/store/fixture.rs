@@ -86,16 +86,16 @@ said    = { effect = "chat", id = "/message", set = { message = "/text" } }
 macro_rules! on_both {
     ($($name:ident),+ $(,)?) => {
         mod sqlite {
-            $( #[tokio::test] async fn $name() { super::$name($crate::fixture::Fixture::sqlite().await).await } )+
+            $( #[tokio::test] async fn $name() { super::$name($crate::fixture::StoreFixture::sqlite().await).await } )+
         }
         mod postgres {
-            $( #[tokio::test] async fn $name() { super::$name($crate::fixture::Fixture::postgres().await).await } )+
+            $( #[tokio::test] async fn $name() { super::$name($crate::fixture::StoreFixture::postgres().await).await } )+
         }
     };
 }
 
 /// A database of this test's own.
-pub(crate) struct Fixture {
+pub(crate) struct StoreFixture {
     pub(crate) database: Database,
     pub(crate) store: Store,
     pub(crate) registry: Registry,
@@ -104,15 +104,15 @@ pub(crate) struct Fixture {
 }
 
 /// An event as a test says it; times count from [`T0`], in ms.
-pub(crate) struct Event {
+pub(crate) struct TestEvent {
     pub(crate) id: String,
     pub(crate) kind: &'static str,
     pub(crate) at: Millis,
     pub(crate) body: Value,
 }
 
-pub(crate) fn event(id: &str, kind: &'static str, at: Millis, body: Value) -> Event {
-    Event { id: id.to_owned(), kind, at, body }
+pub(crate) fn event(id: &str, kind: &'static str, at: Millis, body: Value) -> TestEvent {
+    TestEvent { id: id.to_owned(), kind, at, body }
 }
 
 pub(crate) fn options() -> StoreOptions {
@@ -124,7 +124,7 @@ pub(crate) fn options() -> StoreOptions {
     }
 }
 
-impl Fixture {
+impl StoreFixture {
     pub(crate) async fn sqlite() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let database = Database::Sqlite(folder.path().join("tributary.db"));
@@ -150,7 +150,7 @@ impl Fixture {
         }
     }
 
-    pub(crate) fn envelope(&self, event: &Event) -> Envelope {
+    pub(crate) fn envelope(&self, event: &TestEvent) -> Envelope {
         let origin =
             StreamId { ms: 1_780_000_000_000, seq: self.next.fetch_add(1, Ordering::Relaxed) };
         Envelope {
@@ -176,12 +176,12 @@ impl Fixture {
     pub(crate) fn try_plan(
         &self,
         platform: &str,
-        event: &Event,
+        event: &TestEvent,
     ) -> Result<PlannedEvent, InvalidEventError> {
         plan(self.platform(platform), &self.envelope(event))
     }
 
-    pub(crate) fn plan(&self, platform: &str, event: &Event) -> PlannedEvent {
+    pub(crate) fn plan(&self, platform: &str, event: &TestEvent) -> PlannedEvent {
         self.try_plan(platform, event).unwrap()
     }
 
@@ -195,13 +195,13 @@ impl Fixture {
         Ok(applied)
     }
 
-    pub(crate) async fn apply(&self, platform: &str, events: &[Event]) -> Vec<Applied> {
+    pub(crate) async fn apply(&self, platform: &str, events: &[TestEvent]) -> Vec<Applied> {
         let planned: Vec<PlannedEvent> =
             events.iter().map(|event| self.plan(platform, event)).collect();
         self.try_apply(platform, &planned).await.unwrap()
     }
 
-    pub(crate) async fn one(&self, platform: &str, event: Event) -> Applied {
+    pub(crate) async fn one(&self, platform: &str, event: TestEvent) -> Applied {
         self.apply(platform, &[event]).await.remove(0)
     }
 
@@ -252,7 +252,7 @@ pub(crate) fn mux(
     at: Millis,
     room: Option<&str>,
     stream: &str,
-) -> Event {
+) -> TestEvent {
     event(
         id,
         kind,

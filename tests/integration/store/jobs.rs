@@ -3,19 +3,19 @@
 use serde_json::{Value, json};
 use worker::effects::EventAction;
 
-use crate::fixture::{Fixture, action, done, event};
+use crate::fixture::{StoreFixture, action, done, event};
 
 on_both!(
-    a_job_is_kept_with_all_that_is_known_of_it,
-    old_never_beats_new_in_a_job,
-    an_explicit_null_empties_and_an_absent_value_does_not,
+    job_keeps_all_its_values,
+    job_keeps_newer_values,
+    job_column_is_cleared_by_null_and_not_by_absence,
 );
 
-async fn job(fixture: &Fixture, id: &str) -> Value {
+async fn job(fixture: &StoreFixture, id: &str) -> Value {
     fixture.database.rows("SELECT * FROM jobs WHERE job_id = $1", &[id]).await.remove(0)
 }
 
-async fn a_job_is_kept_with_all_that_is_known_of_it(fixture: Fixture) {
+async fn job_keeps_all_its_values(fixture: StoreFixture) {
     let body = json!({"job": "j", "progress": 62.5, "step": "Rendering", "url": "https://v", "retries": 2,
                       "error": null, "made": {"by": ["x", 1.5]}, "phase": "not taken"});
     let result = done(fixture.one("studio", event("e1", "worked", 0, body)).await);
@@ -35,7 +35,7 @@ async fn a_job_is_kept_with_all_that_is_known_of_it(fixture: Fixture) {
     assert_eq!(fixture.database.count("sessions").await, 0);
 }
 
-async fn old_never_beats_new_in_a_job(fixture: Fixture) {
+async fn job_keeps_newer_values(fixture: StoreFixture) {
     fixture.one("studio", event("e3", "failed", 3_000, json!({"job": "j", "error": "late"}))).await;
     let older = json!({"job": "j", "progress": 50, "error": "early", "n": 1});
     assert_eq!(
@@ -52,7 +52,7 @@ async fn old_never_beats_new_in_a_job(fixture: Fixture) {
     assert_eq!((row["progress"].as_f64(), &row["data"]), (Some(50.0), &json!({"n": 1})));
 }
 
-async fn an_explicit_null_empties_and_an_absent_value_does_not(fixture: Fixture) {
+async fn job_column_is_cleared_by_null_and_not_by_absence(fixture: StoreFixture) {
     let error = json!({"code": 7, "at": "step"});
     fixture.one("studio", event("e1", "failed", 1_000, json!({"job": "j", "error": error}))).await;
     // The harness shows JSON text of SQLite as what it says.

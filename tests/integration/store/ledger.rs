@@ -5,21 +5,21 @@ use std::sync::Arc;
 use serde_json::json;
 use worker::effects::{Applied, EventAction, MAX_KEY_BYTES};
 
-use crate::fixture::{ACTIVE, Fixture, IDLE, done, event, mux, open, time};
+use crate::fixture::{ACTIVE, StoreFixture, IDLE, done, event, mux, open, time};
 
 on_both!(
-    a_second_delivery_is_known_and_changes_nothing,
-    another_copy_is_told_apart_by_its_origin,
-    one_event_in_two_workers_at_once_takes_effect_once,
-    many_workers_share_the_work_of_one_session,
-    a_missing_session_leaves_nothing,
-    a_batch_is_answered_in_its_order,
-    the_ledger_row_says_all,
-    the_longest_keys_fit,
-    an_empty_batch_is_nothing,
+    second_delivery_is_known_and_changes_nothing,
+    duplicate_entry_is_recognized_by_its_origin,
+    event_in_two_workers_at_once_takes_effect_once,
+    workers_sharing_a_session_apply_each_event_once,
+    missing_session_leaves_no_row,
+    batch_outcomes_keep_the_order,
+    ledger_row_holds_every_column,
+    keys_of_maximum_length_fit,
+    empty_batch_has_no_outcome,
 );
 
-async fn a_second_delivery_is_known_and_changes_nothing(fixture: Fixture) {
+async fn second_delivery_is_known_and_changes_nothing(fixture: StoreFixture) {
     fixture.announce("a", 0, json!({"room_id": "r"})).await;
     let first = fixture.plan("mux", &mux("e1", ACTIVE, 1_000, Some("r"), "s"));
     let result =
@@ -31,7 +31,7 @@ async fn a_second_delivery_is_known_and_changes_nothing(fixture: Fixture) {
     assert_eq!(fixture.session("r").await, before, "not even updated_at");
 }
 
-async fn another_copy_is_told_apart_by_its_origin(fixture: Fixture) {
+async fn duplicate_entry_is_recognized_by_its_origin(fixture: StoreFixture) {
     fixture.announce("a", 0, json!({"room_id": "r"})).await;
     let result = done(fixture.one("mux", mux("e1", ACTIVE, 1_000, Some("r"), "s")).await);
     let copy = fixture.one("mux", mux("e1", ACTIVE, 1_000, Some("r"), "s")).await;
@@ -41,7 +41,7 @@ async fn another_copy_is_told_apart_by_its_origin(fixture: Fixture) {
     assert_eq!(done(elsewhere).action, EventAction::StatusUpdated, "ids are a platform's own");
 }
 
-async fn one_event_in_two_workers_at_once_takes_effect_once(fixture: Fixture) {
+async fn event_in_two_workers_at_once_takes_effect_once(fixture: StoreFixture) {
     fixture.announce("a", 0, json!({"room_id": "r"})).await;
     let (one, two) = (open(&fixture.database).await, open(&fixture.database).await);
     for round in 0..20 {
@@ -61,7 +61,7 @@ async fn one_event_in_two_workers_at_once_takes_effect_once(fixture: Fixture) {
     assert_eq!(fixture.database.count("webhook_events").await, 21);
 }
 
-async fn many_workers_share_the_work_of_one_session(fixture: Fixture) {
+async fn workers_sharing_a_session_apply_each_event_once(fixture: StoreFixture) {
     let fixture = Arc::new(fixture);
     let tasks = (0..4).map(|worker| {
         let fixture = Arc::clone(&fixture);
@@ -109,7 +109,7 @@ async fn many_workers_share_the_work_of_one_session(fixture: Fixture) {
     assert_eq!(fixture.session("room-0").await["title"], "3-7-0", "the newest of all workers");
 }
 
-async fn a_missing_session_leaves_nothing(fixture: Fixture) {
+async fn missing_session_leaves_no_row(fixture: StoreFixture) {
     let outcomes = fixture
         .apply(
             "mux",
@@ -128,7 +128,7 @@ async fn a_missing_session_leaves_nothing(fixture: Fixture) {
     assert_eq!(result.action, EventAction::StatusUpdated, "once it exists");
 }
 
-async fn a_batch_is_answered_in_its_order(fixture: Fixture) {
+async fn batch_outcomes_keep_the_order(fixture: StoreFixture) {
     fixture.announce("a", 0, json!({"room_id": "r"})).await;
     fixture.one("mux", mux("known", ACTIVE, 1_000, Some("r"), "s")).await;
     let outcomes = fixture
@@ -155,7 +155,7 @@ async fn a_batch_is_answered_in_its_order(fixture: Fixture) {
     assert_eq!(ids, ["done z", "missing", "known known", "done b"]);
 }
 
-async fn the_ledger_row_says_all(fixture: Fixture) {
+async fn ledger_row_holds_every_column(fixture: StoreFixture) {
     let mut planned = fixture
         .plan("studio", &event("e\"1", "live", 1_234, json!({"room": "räum 'x'", "title": "🎬"})));
     planned.attempt = 3;
@@ -183,7 +183,7 @@ async fn the_ledger_row_says_all(fixture: Fixture) {
     assert!(fixture.store.result("studio", "another").await.unwrap().is_none());
 }
 
-async fn the_longest_keys_fit(fixture: Fixture) {
+async fn keys_of_maximum_length_fit(fixture: StoreFixture) {
     // Four bytes each, and nothing that compresses.
     let long = |from: u32| -> String {
         (0..MAX_KEY_BYTES as u32 / 4)
@@ -200,6 +200,6 @@ async fn the_longest_keys_fit(fixture: Fixture) {
     fixture.one("studio", event("k", "added", 0, json!({"item": long(6)}))).await;
 }
 
-async fn an_empty_batch_is_nothing(fixture: Fixture) {
+async fn empty_batch_has_no_outcome(fixture: StoreFixture) {
     assert_eq!(fixture.apply("mux", &[]).await, []);
 }

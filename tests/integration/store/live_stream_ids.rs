@@ -3,25 +3,25 @@
 use serde_json::json;
 use worker::effects::{Applied, EventAction};
 
-use crate::fixture::{ACTIVE, Fixture, IDLE, T0, done, event, mux};
+use crate::fixture::{ACTIVE, StoreFixture, IDLE, T0, done, event, mux};
 
 on_both!(
-    a_room_id_comes_before_a_live_stream_id,
-    an_unknown_room_falls_back_to_the_live_stream_id,
-    the_configuration_s_live_stream_id_leads_to_the_session_too,
-    the_newest_announcement_of_a_live_stream_id_wins,
-    an_event_older_than_every_holder_is_stale,
-    an_event_replayed_after_its_announcement_takes_effect,
-    a_live_stream_id_announced_by_hand_counts_from_its_creation,
+    room_id_wins_over_live_stream_id,
+    unknown_room_falls_back_to_the_live_stream_id,
+    live_stream_id_in_the_config_finds_the_session,
+    live_stream_id_matches_its_newest_announcement,
+    event_older_than_every_holder_is_stale,
+    replay_after_its_announcement_takes_effect,
+    live_stream_id_set_by_hand_counts_from_its_creation,
 );
 
 const MINUTE: i64 = 60_000;
 
-async fn room_of(fixture: &Fixture, id: &str, at: i64, stream: &str) -> Option<String> {
+async fn room_of(fixture: &StoreFixture, id: &str, at: i64, stream: &str) -> Option<String> {
     done(fixture.one("mux", mux(id, ACTIVE, at, None, stream)).await).room_id
 }
 
-async fn a_room_id_comes_before_a_live_stream_id(fixture: Fixture) {
+async fn room_id_wins_over_live_stream_id(fixture: StoreFixture) {
     fixture.announce("a", 0, json!({"room_id": "by-room"})).await;
     fixture.announce("b", 0, json!({"room_id": "by-stream", "live_stream_id": "s"})).await;
     let result = done(fixture.one("mux", mux("e1", ACTIVE, 1_000, Some("by-room"), "s")).await);
@@ -29,7 +29,7 @@ async fn a_room_id_comes_before_a_live_stream_id(fixture: Fixture) {
     assert_eq!(fixture.session("by-stream").await["status"], "ready");
 }
 
-async fn an_unknown_room_falls_back_to_the_live_stream_id(fixture: Fixture) {
+async fn unknown_room_falls_back_to_the_live_stream_id(fixture: StoreFixture) {
     fixture.announce("b", 0, json!({"room_id": "by-stream", "live_stream_id": "s"})).await;
     let result = done(fixture.one("mux", mux("e1", ACTIVE, 1_000, Some("unknown"), "s")).await);
     assert_eq!(result.room_id.as_deref(), Some("by-stream"));
@@ -37,7 +37,7 @@ async fn an_unknown_room_falls_back_to_the_live_stream_id(fixture: Fixture) {
     assert_eq!(empty.room_id.as_deref(), Some("by-stream"));
 }
 
-async fn the_configuration_s_live_stream_id_leads_to_the_session_too(fixture: Fixture) {
+async fn live_stream_id_in_the_config_finds_the_session(fixture: StoreFixture) {
     let body =
         json!({"room_id": "r", "config": {"egress": {"live_stream_id": "s"}, "other": true}});
     fixture.announce("a", 0, body).await;
@@ -53,7 +53,7 @@ async fn the_configuration_s_live_stream_id_leads_to_the_session_too(fixture: Fi
     );
 }
 
-async fn the_newest_announcement_of_a_live_stream_id_wins(fixture: Fixture) {
+async fn live_stream_id_matches_its_newest_announcement(fixture: StoreFixture) {
     fixture.announce("a", 0, json!({"room_id": "monday", "live_stream_id": "s"})).await;
     fixture.announce("b", 60 * MINUTE, json!({"room_id": "tuesday", "live_stream_id": "s"})).await;
     let body = json!({"room_id": "wednesday", "config": {"egress": {"live_stream_id": "s"}}});
@@ -71,7 +71,7 @@ async fn the_newest_announcement_of_a_live_stream_id_wins(fixture: Fixture) {
     }
 }
 
-async fn an_event_older_than_every_holder_is_stale(fixture: Fixture) {
+async fn event_older_than_every_holder_is_stale(fixture: StoreFixture) {
     fixture.announce("a", 60 * MINUTE, json!({"room_id": "r", "live_stream_id": "s"})).await;
     let result = done(fixture.one("mux", mux("e1", ACTIVE, 54 * MINUTE, None, "s")).await);
     assert_eq!((result.action, result.room_id), (EventAction::StaleIgnored, None));
@@ -81,7 +81,7 @@ async fn an_event_older_than_every_holder_is_stale(fixture: Fixture) {
     assert_eq!(result.action, EventAction::StatusUpdated, "its room id leaves no doubt");
 }
 
-async fn an_event_replayed_after_its_announcement_takes_effect(fixture: Fixture) {
+async fn replay_after_its_announcement_takes_effect(fixture: StoreFixture) {
     fixture.announce("a", 60 * MINUTE, json!({"room_id": "r", "live_stream_id": "s"})).await;
     let mut planned = fixture.plan("mux", &mux("e1", ACTIVE, 54 * MINUTE, None, "s"));
     planned.replayed = true;
@@ -89,7 +89,7 @@ async fn an_event_replayed_after_its_announcement_takes_effect(fixture: Fixture)
     assert_eq!((result.action, result.room_id.as_deref()), (EventAction::StatusUpdated, Some("r")));
 }
 
-async fn a_live_stream_id_announced_by_hand_counts_from_its_creation(fixture: Fixture) {
+async fn live_stream_id_set_by_hand_counts_from_its_creation(fixture: StoreFixture) {
     let hand = |room: &str, at: i64| {
         format!(
             "INSERT INTO sessions (room_id, live_stream_id, created_at) VALUES ('{room}', 's', '{}')",

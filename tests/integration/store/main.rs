@@ -9,10 +9,10 @@
 mod fixture;
 
 mod announce;
-mod assumed;
+mod assume_new;
 mod catalogue;
 mod chat;
-mod held;
+mod locked_rows;
 mod jobs;
 mod ledger;
 mod live_stream_ids;
@@ -24,5 +24,5 @@ mod planning;
 mod property;
 mod scope;
 mod suppressed;
-mod together;
+mod shared_transactions;
 mod viewers;

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tests::odd_values;
 use worker::effects::{InvalidEventError, PlannedEvent, RequiredValue};
 
-use crate::fixture::{Fixture, event};
+use crate::fixture::{StoreFixture, event};
 
 on_both!(
     odd_values_are_stored,
@@ -42,7 +42,7 @@ fn refused_for(invalid: &InvalidEventError) -> Option<RequiredValue> {
 }
 
 /// The plans of all odd events of `platform` that are not refused.
-fn planned(fixture: &Fixture, platform: &str) -> Vec<PlannedEvent> {
+fn planned(fixture: &StoreFixture, platform: &str) -> Vec<PlannedEvent> {
     let mut plans = Vec::new();
     for (number, odd) in odd_values::events(fixture.platform(platform)).into_iter().enumerate() {
         let id = format!("{platform}-{number}");
@@ -62,7 +62,7 @@ fn planned(fixture: &Fixture, platform: &str) -> Vec<PlannedEvent> {
 
 #[tokio::test]
 async fn odd_value_of_a_column_never_refuses_the_event() {
-    let fixture = Fixture::sqlite().await;
+    let fixture = StoreFixture::sqlite().await;
     let mut places = HashSet::new();
     for platform in fixture.registry.iter() {
         let name = platform.name.as_str();
@@ -86,7 +86,7 @@ async fn odd_value_of_a_column_never_refuses_the_event() {
     }
 }
 
-async fn odd_values_are_stored(fixture: Fixture) {
+async fn odd_values_are_stored(fixture: StoreFixture) {
     let mut stored = 0;
     for platform in fixture.registry.iter().map(|platform| platform.name.as_str()) {
         // The database refuses none of them. Two platforms may name one room, some sessions are absent.
@@ -98,7 +98,7 @@ async fn odd_values_are_stored(fixture: Fixture) {
     assert!(stored > 1_000, "{stored}");
 }
 
-async fn unknown_numbers_are_stored_as_null(fixture: Fixture) {
+async fn unknown_numbers_are_stored_as_null(fixture: StoreFixture) {
     let body = json!({"room": "r", "peak": -1, "duration": "-1"});
     fixture.one("studio", event("e1", "offline", 1, body)).await;
     fixture.one("studio", event("e2", "watched", 2, json!({"room": "r", "n": -1}))).await;
@@ -121,7 +121,7 @@ async fn unknown_numbers_are_stored_as_null(fixture: Fixture) {
     assert_eq!((&job["progress"], &job["retry_count"]), (&Value::Null, &Value::Null));
 }
 
-async fn newest_event_decides_whether_a_number_is_known(fixture: Fixture) {
+async fn newest_event_decides_whether_a_number_is_known(fixture: StoreFixture) {
     let taped = |id: &str, at, tape: &str, duration: Value| {
         event(id, "taped", at, json!({"tape": tape, "duration": duration}))
     };

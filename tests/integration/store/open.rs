@@ -4,19 +4,19 @@ use secrecy::SecretString;
 use serde_json::json;
 use worker::store::{OpenError, Store, StoreError};
 
-use crate::fixture::{Fixture, open, options};
+use crate::fixture::{StoreFixture, open, options};
 
 on_both!(
-    eight_workers_that_start_at_once_all_start,
-    a_database_keeps_its_identity,
+    workers_starting_at_once_all_open_the_database,
+    database_keeps_its_identity,
     database_with_another_identity_is_an_outage,
-    an_older_program_starts_beside_newer_migrations,
-    a_migration_that_was_changed_is_refused,
-    an_application_keeps_its_own_migrations_in_the_same_database,
-    commits_are_durable_by_the_server_s_own_settings,
+    older_binary_starts_beside_newer_migrations,
+    changed_migration_is_refused,
+    application_migrations_share_the_database,
+    durability_follows_the_server_settings,
 );
 
-async fn eight_workers_that_start_at_once_all_start(fixture: Fixture) {
+async fn workers_starting_at_once_all_open_the_database(fixture: StoreFixture) {
     // A database that nobody has touched yet.
     let fresh = match &fixture.database {
         tests::database::Database::Sqlite(path) => {
@@ -46,14 +46,14 @@ async fn eight_workers_that_start_at_once_all_start(fixture: Fixture) {
     }
 }
 
-async fn a_database_keeps_its_identity(fixture: Fixture) {
+async fn database_keeps_its_identity(fixture: StoreFixture) {
     let again = open(&fixture.database).await;
     assert_eq!(again.database_id(), fixture.store.database_id());
-    assert_ne!(Fixture::sqlite().await.store.database_id(), fixture.store.database_id());
+    assert_ne!(StoreFixture::sqlite().await.store.database_id(), fixture.store.database_id());
 }
 
 /// Restoring the backup of another system into the database does this.
-async fn database_with_another_identity_is_an_outage(fixture: Fixture) {
+async fn database_with_another_identity_is_an_outage(fixture: StoreFixture) {
     let own = fixture.store.database_id();
     let set =
         |id: &str| format!("UPDATE tributary_meta SET value = '{id}' WHERE key = 'database_id'");
@@ -67,7 +67,7 @@ async fn database_with_another_identity_is_an_outage(fixture: Fixture) {
     assert_eq!(fixture.store.wrong_database(), None);
 }
 
-async fn an_older_program_starts_beside_newer_migrations(fixture: Fixture) {
+async fn older_binary_starts_beside_newer_migrations(fixture: StoreFixture) {
     let newer = "INSERT INTO tributary_migrations (version, description, success, checksum, execution_time) \
         VALUES (9000, 'from the future', true, '00', 1)";
     fixture.database.execute(newer).await;
@@ -77,7 +77,7 @@ async fn an_older_program_starts_beside_newer_migrations(fixture: Fixture) {
     store.apply(fixture.platform("studio"), &[fixture.plan("studio", &event)]).await.unwrap();
 }
 
-async fn a_migration_that_was_changed_is_refused(fixture: Fixture) {
+async fn changed_migration_is_refused(fixture: StoreFixture) {
     fixture.database.execute("UPDATE tributary_migrations SET checksum = '00'").await;
     match Store::open(&SecretString::from(fixture.database.url()), &options()).await {
         Err(OpenError::Migration(_)) => {}
@@ -85,7 +85,7 @@ async fn a_migration_that_was_changed_is_refused(fixture: Fixture) {
     }
 }
 
-async fn an_application_keeps_its_own_migrations_in_the_same_database(fixture: Fixture) {
+async fn application_migrations_share_the_database(fixture: StoreFixture) {
     fixture
         .database
         .execute("CREATE TABLE _sqlx_migrations (version BIGINT PRIMARY KEY, checksum TEXT)")
@@ -97,7 +97,7 @@ async fn an_application_keeps_its_own_migrations_in_the_same_database(fixture: F
     assert_eq!(open(&fixture.database).await.database_id(), fixture.store.database_id());
 }
 
-async fn commits_are_durable_by_the_server_s_own_settings(fixture: Fixture) {
+async fn durability_follows_the_server_settings(fixture: StoreFixture) {
     let expected = matches!(fixture.database, tests::database::Database::Sqlite(_));
     assert_eq!(
         fixture.store.is_durable().await.unwrap(),
@@ -107,7 +107,7 @@ async fn commits_are_durable_by_the_server_s_own_settings(fixture: Fixture) {
 }
 
 #[tokio::test]
-async fn a_database_in_memory_is_refused_however_it_is_asked_for() {
+async fn in_memory_database_is_refused_in_every_form() {
     let folder = tests::process::folder();
     for question in ["?mode=memory", "?vfs=memdb"] {
         let url = format!("sqlite://{}/x.db{question}", folder.path().display());
@@ -119,7 +119,7 @@ async fn a_database_in_memory_is_refused_however_it_is_asked_for() {
 }
 
 #[tokio::test]
-async fn a_url_that_names_no_database_is_a_configuration_error_without_the_url() {
+async fn unusable_database_url_is_refused_without_quoting_it() {
     for url in [
         "mysql://u:hush@h/d",
         "nonsense hush",

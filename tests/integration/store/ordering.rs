@@ -3,15 +3,15 @@
 use serde_json::{Value, json};
 use worker::effects::EventAction;
 
-use crate::fixture::{ACTIVE, DISCONNECTED, Event, Fixture, IDLE, action, done, event, mux, time};
+use crate::fixture::{ACTIVE, DISCONNECTED, TestEvent, StoreFixture, IDLE, action, done, event, mux, time};
 
 on_both!(
-    every_order_of_a_stream_s_events_ends_in_the_same_row,
-    what_a_late_event_alone_can_tell_is_kept,
-    an_equal_time_is_decided_by_arrival,
-    actions_tell_what_happened,
-    a_new_broadcast_shows_nothing_of_the_last_one_s_end,
-    a_mend_in_one_group_leaves_the_others_alone,
+    stream_events_in_every_order_end_in_the_same_row,
+    late_event_fills_columns_nobody_else_set,
+    equal_times_are_decided_by_arrival,
+    results_name_the_action,
+    new_broadcast_clears_columns_of_the_last_one,
+    event_without_values_keeps_the_other_columns,
 );
 
 const ORDERS: [[usize; 3]; 6] = [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]];
@@ -23,7 +23,7 @@ fn comparable(mut row: Value) -> Value {
     row
 }
 
-async fn every_order_of_a_stream_s_events_ends_in_the_same_row(fixture: Fixture) {
+async fn stream_events_in_every_order_end_in_the_same_row(fixture: StoreFixture) {
     for (n, order) in ORDERS.iter().enumerate() {
         let (room, stream) = (format!("room-{n}"), format!("stream-{n}"));
         fixture
@@ -46,15 +46,15 @@ async fn every_order_of_a_stream_s_events_ends_in_the_same_row(fixture: Fixture)
     }
 }
 
-fn live(id: &str, at: i64, title: &str) -> Event {
+fn live(id: &str, at: i64, title: &str) -> TestEvent {
     event(id, "live", at, json!({"room": "r", "title": title, "streamer": "s1", "at": time(at)}))
 }
 
-fn offline(id: &str, at: i64) -> Event {
+fn offline(id: &str, at: i64) -> TestEvent {
     event(id, "offline", at, json!({"room": "r", "duration": 330.5, "peak": "17", "at": time(at)}))
 }
 
-async fn what_a_late_event_alone_can_tell_is_kept(fixture: Fixture) {
+async fn late_event_fills_columns_nobody_else_set(fixture: StoreFixture) {
     assert_eq!(
         action(fixture.one("studio", offline("e2", 5_000)).await),
         EventAction::StatusUpdated
@@ -81,7 +81,7 @@ async fn what_a_late_event_alone_can_tell_is_kept(fixture: Fixture) {
     }
 }
 
-async fn an_equal_time_is_decided_by_arrival(fixture: Fixture) {
+async fn equal_times_are_decided_by_arrival(fixture: StoreFixture) {
     let first = fixture.plan("studio", &live("e1", 1_000, "first"));
     let second = fixture.plan("studio", &offline("e2", 1_000));
     fixture.try_apply("studio", std::slice::from_ref(&second)).await.unwrap();
@@ -89,7 +89,7 @@ async fn an_equal_time_is_decided_by_arrival(fixture: Fixture) {
     assert_eq!(fixture.session("r").await["status"], "ended", "the one that arrived last");
 }
 
-async fn actions_tell_what_happened(fixture: Fixture) {
+async fn results_name_the_action(fixture: StoreFixture) {
     fixture.announce("a", 0, json!({"room_id": "r", "live_stream_id": "s"})).await;
     let result = done(fixture.one("mux", mux("e1", ACTIVE, 2_000, Some("r"), "s")).await);
     let expected = json!({
@@ -112,7 +112,7 @@ async fn actions_tell_what_happened(fixture: Fixture) {
     assert_eq!((logged.old_status, logged.new_status), (None, None));
 }
 
-async fn a_new_broadcast_shows_nothing_of_the_last_one_s_end(fixture: Fixture) {
+async fn new_broadcast_clears_columns_of_the_last_one(fixture: StoreFixture) {
     let broken =
         || event("e3", "broken", 6_000, json!({"room": "r", "code": 17, "message": "no signal"}));
     for (n, events) in [
@@ -122,7 +122,7 @@ async fn a_new_broadcast_shows_nothing_of_the_last_one_s_end(fixture: Fixture) {
     .into_iter()
     .enumerate()
     {
-        let fixture = if n == 0 { &fixture } else { &Fixture::sqlite().await };
+        let fixture = if n == 0 { &fixture } else { &StoreFixture::sqlite().await };
         for event in events {
             fixture.one("studio", event).await;
         }
@@ -137,7 +137,7 @@ async fn a_new_broadcast_shows_nothing_of_the_last_one_s_end(fixture: Fixture) {
     }
 }
 
-async fn a_mend_in_one_group_leaves_the_others_alone(fixture: Fixture) {
+async fn event_without_values_keeps_the_other_columns(fixture: StoreFixture) {
     fixture.apply("studio", &[live("e1", 1_000, "Show"), offline("e2", 5_000)]).await;
     let nothing = json!({"room": "r", "title": null, "duration": "", "peak": 0, "at": 0});
     let nothing = event("e3", "offline", 6_000, nothing);

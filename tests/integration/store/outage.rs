@@ -11,20 +11,20 @@ use tests::postgres::{PostgresOptions, PostgresServer};
 use worker::effects::Applied;
 use worker::store::{OpenError, Store, StoreError, StoreOptions};
 
-use crate::fixture::{ACTIVE, Fixture, IDLE, event, mux, options};
+use crate::fixture::{ACTIVE, StoreFixture, IDLE, event, mux, options};
 
 on_both!(
-    a_call_that_is_dropped_half_way_leaves_the_store_usable,
-    a_missing_table_is_nobody_s_fault
+    cancelled_apply_leaves_the_store_usable,
+    missing_table_is_an_outage
 );
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const TEST_TIMEOUT: Duration = Duration::from_secs(10);
 
 fn is_outage<T: std::fmt::Debug>(outcome: Result<T, StoreError>) {
     assert!(matches!(outcome, Err(StoreError::Outage(_))), "{outcome:?}");
 }
 
-async fn a_call_that_is_dropped_half_way_leaves_the_store_usable(fixture: Fixture) {
+async fn cancelled_apply_leaves_the_store_usable(fixture: StoreFixture) {
     for n in 0..40_u64 {
         let event = event(&format!("e{n}"), "live", 0, json!({"room": format!("r{n}")}));
         let batch = [fixture.plan("studio", &event)];
@@ -44,7 +44,7 @@ async fn a_call_that_is_dropped_half_way_leaves_the_store_usable(fixture: Fixtur
     assert_eq!(rows[0]["n"], fixture.database.count("webhook_events").await);
 }
 
-async fn a_missing_table_is_nobody_s_fault(fixture: Fixture) {
+async fn missing_table_is_an_outage(fixture: StoreFixture) {
     fixture.database.execute("ALTER TABLE webhook_events RENAME TO mislaid").await;
     let planned = [fixture.plan("studio", &event("e", "live", 0, json!({"room": "r"})))];
     is_outage(fixture.try_apply("studio", &planned).await);
@@ -53,8 +53,8 @@ async fn a_missing_table_is_nobody_s_fault(fixture: Fixture) {
 }
 
 #[tokio::test]
-async fn a_locked_sqlite_is_an_outage_and_is_over_when_the_lock_is() {
-    let fixture = Fixture::sqlite().await;
+async fn locked_sqlite_is_an_outage_until_the_lock_ends() {
+    let fixture = StoreFixture::sqlite().await;
     fixture.announce("a", 0, json!({"room_id": "r"})).await;
     let planned = [fixture.plan("mux", &mux("e", ACTIVE, 0, Some("r"), "s"))];
     let lock = ExclusiveLock::take(&fixture.database).await;
@@ -69,8 +69,8 @@ async fn a_locked_sqlite_is_an_outage_and_is_over_when_the_lock_is() {
 }
 
 #[tokio::test]
-async fn a_sqlite_that_may_not_be_written_is_an_outage() {
-    let fixture = Fixture::sqlite().await;
+async fn read_only_sqlite_is_an_outage() {
+    let fixture = StoreFixture::sqlite().await;
     let Database::Sqlite(path) = &fixture.database else { panic!() };
     let store = Store::open(
         &SecretString::from(format!("sqlite://{}?mode=ro", path.display())),
@@ -80,16 +80,16 @@ async fn a_sqlite_that_may_not_be_written_is_an_outage() {
     assert!(matches!(store, Err(OpenError::Unavailable(StoreError::Outage(_)))), "{store:?}");
 }
 
-async fn own_server() -> (PostgresServer, Fixture) {
+async fn own_server() -> (PostgresServer, StoreFixture) {
     let server =
         PostgresServer::start(PostgresOptions { fsync: true, ..PostgresOptions::default() }).await;
     let url = server.database().await;
-    let fixture = Fixture::on(Database::Postgres(url), None).await;
+    let fixture = StoreFixture::on(Database::Postgres(url), None).await;
     (server, fixture)
 }
 
 #[tokio::test]
-async fn a_killed_postgres_is_an_outage_and_comes_back_with_everything_it_confirmed() {
+async fn killed_postgres_is_an_outage_and_keeps_its_commits() {
     let (mut server, fixture) = own_server().await;
     fixture.announce("a", 0, json!({"room_id": "r"})).await;
     let planned = [fixture.plan("mux", &mux("e", ACTIVE, 0, Some("r"), "s"))];
@@ -109,7 +109,7 @@ async fn a_killed_postgres_is_an_outage_and_comes_back_with_everything_it_confir
 }
 
 #[tokio::test]
-async fn a_restart_between_two_batches_is_not_even_noticed() {
+async fn postgres_restart_between_batches_fails_no_batch() {
     let (mut server, fixture) = own_server().await;
     fixture.announce("a", 0, json!({"room_id": "r"})).await;
     server.stop().await;
@@ -121,7 +121,7 @@ async fn a_restart_between_two_batches_is_not_even_noticed() {
 
 /// Whatever the database's own defaults are: durable commits, and an end to every wait.
 #[tokio::test]
-async fn a_session_of_postgres_has_the_settings_that_must_hold() {
+async fn postgres_session_has_the_required_settings() {
     let (_server, fixture) = own_server().await;
     for statement in [
         "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET synchronous_commit = off', current_database()); END $$",
@@ -153,7 +153,7 @@ async fn a_session_of_postgres_has_the_settings_that_must_hold() {
 }
 
 #[tokio::test]
-async fn a_frozen_postgres_is_an_outage_within_the_deadline() {
+async fn frozen_postgres_is_an_outage_within_the_deadline() {
     let (server, fixture) = own_server().await;
     let options = StoreOptions { deadline: Duration::from_millis(500), ..options() };
     let store = Store::open(&SecretString::from(fixture.database.url()), &options).await.unwrap();
@@ -183,8 +183,8 @@ fn signal(name: &str, pids: &[String]) {
 }
 
 #[tokio::test]
-async fn session_row_held_by_another_is_no_fault_of_the_event() {
-    let fixture = Fixture::postgres().await;
+async fn session_row_locked_elsewhere_blames_no_event() {
+    let fixture = StoreFixture::postgres().await;
     let options = StoreOptions { lock_timeout: Duration::from_millis(200), ..options() };
     let store = Store::open(&SecretString::from(fixture.database.url()), &options).await.unwrap();
     fixture.announce("a", 0, json!({"room_id": "r"})).await;
@@ -196,8 +196,8 @@ async fn session_row_held_by_another_is_no_fault_of_the_event() {
 }
 
 #[tokio::test]
-async fn a_worker_frozen_in_mid_transaction_holds_nobody_up_for_ever() {
-    let fixture = Fixture::postgres().await;
+async fn frozen_transaction_ends_by_its_idle_timeout() {
+    let fixture = StoreFixture::postgres().await;
     fixture.announce("a", 0, json!({"room_id": "r"})).await;
     let options = StoreOptions { idle_timeout: Duration::from_millis(300), ..options() };
     let frozen = Store::open(&SecretString::from(fixture.database.url()), &options).await.unwrap();
@@ -206,13 +206,13 @@ async fn a_worker_frozen_in_mid_transaction_holds_nobody_up_for_ever() {
     // It gets as far as waiting for the row; then nobody polls it, as if the process were stopped.
     let holder = hold(&fixture).await;
     let mut stopped = Box::pin(frozen.apply(fixture.platform("mux"), &first));
-    poll::until("the worker waits for the row", PATIENCE, async || {
+    poll::until("the worker waits for the row", TEST_TIMEOUT, async || {
         let _ = tokio::time::timeout(Duration::from_millis(20), stopped.as_mut()).await;
         if waiting(&fixture).await { Ok(()) } else { Err("not yet") }
     })
     .await;
     let_go(holder).await;
-    poll::until("the worker has the row", PATIENCE, async || {
+    poll::until("the worker has the row", TEST_TIMEOUT, async || {
         if waiting(&fixture).await { Err("still waiting") } else { Ok(()) }
     })
     .await;
@@ -222,12 +222,12 @@ async fn a_worker_frozen_in_mid_transaction_holds_nobody_up_for_ever() {
     assert_eq!(fixture.session("r").await["status"], "idle");
 }
 
-async fn waiting(fixture: &Fixture) -> bool {
+async fn waiting(fixture: &StoreFixture) -> bool {
     let sql = "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()";
     !fixture.database.rows(sql, &[]).await.is_empty()
 }
 
-async fn hold(fixture: &Fixture) -> PgConnection {
+async fn hold(fixture: &StoreFixture) -> PgConnection {
     let mut holder = PgConnection::connect(&fixture.database.url()).await.unwrap();
     sqlx::raw_sql("BEGIN; SELECT 1 FROM sessions WHERE room_id = 'r' FOR UPDATE")
         .execute(&mut holder)

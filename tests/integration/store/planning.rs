@@ -7,20 +7,20 @@ use worker::effects::{
 };
 use worker::store::StoreError;
 
-use crate::fixture::{ACTIVE, Event, Fixture, event};
+use crate::fixture::{ACTIVE, TestEvent, StoreFixture, event};
 
 on_both!(
-    a_rejected_event_takes_its_batch_with_it_and_leaves_nothing,
-    a_creation_that_nobody_can_read_was_long_ago
+    rejected_event_rolls_back_its_batch,
+    unreadable_creation_time_counts_as_long_ago
 );
 
-fn live(body: Value) -> Event {
+fn live(body: Value) -> TestEvent {
     event("e", "live", 0, body)
 }
 
 #[tokio::test]
 async fn event_without_a_usable_essential_value_is_refused() {
-    let fixture = Fixture::sqlite().await;
+    let fixture = StoreFixture::sqlite().await;
     let long = "k".repeat(MAX_KEY_BYTES + 1);
     let wrong = |what, expected| InvalidEventError::WrongType { what, expected };
     let missing = |what| InvalidEventError::Missing { what };
@@ -93,7 +93,7 @@ async fn event_without_a_usable_essential_value_is_refused() {
 
 #[tokio::test]
 async fn column_with_an_unusable_value_is_left_alone_and_named() {
-    let fixture = Fixture::sqlite().await;
+    let fixture = StoreFixture::sqlite().await;
     let long = "k".repeat(MAX_KEY_BYTES + 1);
     let job =
         |column: &str, value: Value| event("e", "worked", 0, json!({"job": "j", column: value}));
@@ -173,7 +173,7 @@ async fn column_with_an_unusable_value_is_left_alone_and_named() {
 
 #[tokio::test]
 async fn unusable_first_place_leaves_the_next_one() {
-    let fixture = Fixture::sqlite().await;
+    let fixture = StoreFixture::sqlite().await;
     for unusable in [json!({}), json!([]), Value::Null] {
         let body = json!({"job": "j", "step": unusable, "phase": "render"});
         let planned = fixture.plan("studio", &event("e", "worked", 0, body));
@@ -198,7 +198,7 @@ async fn unusable_first_place_leaves_the_next_one() {
 
 #[tokio::test]
 async fn member_that_its_column_cannot_take_stays_in_data() {
-    let fixture = Fixture::sqlite().await;
+    let fixture = StoreFixture::sqlite().await;
     let body = json!({"job": "j", "progress": "half", "retries": 2, "more": 1});
     let planned = fixture.plan("studio", &event("e", "worked", 0, body));
     let PlannedChange::Job { set, .. } = planned.change else { panic!() };
@@ -207,14 +207,14 @@ async fn member_that_its_column_cannot_take_stays_in_data() {
 }
 
 #[tokio::test]
-async fn a_logged_event_is_kept_whatever_its_session_looks_like() {
-    let fixture = Fixture::sqlite().await;
+async fn logged_event_needs_no_usable_session() {
+    let fixture = StoreFixture::sqlite().await;
     let logged = event("e", "unheard-of", 0, json!({"room": ["no", "room"], "title": "a\u{0}b"}));
     let planned = fixture.plan("studio", &logged);
     assert_eq!((planned.room, planned.live_stream_id), (None, None));
 }
 
-async fn a_rejected_event_takes_its_batch_with_it_and_leaves_nothing(fixture: Fixture) {
+async fn rejected_event_rolls_back_its_batch(fixture: StoreFixture) {
     fixture.refuse_title("poison").await;
     let good = |n: i64| {
         event(&format!("good-{n}"), "live", n, json!({"room": format!("r{n}"), "title": "fine"}))
@@ -237,7 +237,7 @@ async fn a_rejected_event_takes_its_batch_with_it_and_leaves_nothing(fixture: Fi
     );
 }
 
-async fn a_creation_that_nobody_can_read_was_long_ago(fixture: Fixture) {
+async fn unreadable_creation_time_counts_as_long_ago(fixture: StoreFixture) {
     let unreadable = match &fixture.database {
         tests::database::Database::Sqlite(_) => "yesterday",
         tests::database::Database::Postgres(_) => "infinity",

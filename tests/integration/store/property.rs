@@ -9,21 +9,21 @@ use serde_json::{Value, json};
 use worker::effects::{Applied, PlannedEvent};
 use worker::store::Store;
 
-use crate::fixture::{ACTIVE, DISCONNECTED, Event, Fixture, IDLE, event, open, time};
+use crate::fixture::{ACTIVE, DISCONNECTED, TestEvent, StoreFixture, IDLE, event, open, time};
 
 const CASES: u32 = 32;
 
 /// One event of the set: what it is, which room, which optional values it has.
 #[derive(Clone, Debug)]
-struct Seed {
+struct EventSeed {
     kind: usize,
     room: usize,
     values: u8,
 }
 
 #[derive(Clone, Debug)]
-struct Case {
-    seeds: Vec<Seed>,
+struct ReorderCase {
+    seeds: Vec<EventSeed>,
     /// Where each event goes.
     order: Vec<u32>,
     /// Sizes of the batches, again and again.
@@ -32,8 +32,8 @@ struct Case {
     again: Vec<Option<usize>>,
 }
 
-fn cases() -> impl Strategy<Value = Case> {
-    let seed = (0..17_usize, 0..2_usize, any::<u8>()).prop_map(|(kind, room, values)| Seed {
+fn cases() -> impl Strategy<Value = ReorderCase> {
+    let seed = (0..17_usize, 0..2_usize, any::<u8>()).prop_map(|(kind, room, values)| EventSeed {
         kind,
         room,
         values,
@@ -42,7 +42,7 @@ fn cases() -> impl Strategy<Value = Case> {
         let order = prop::collection::vec(any::<u32>(), seeds.len());
         let batches = prop::collection::vec(1..6_usize, 1..4);
         let again = prop::collection::vec(prop::option::weighted(0.2, 1..12_usize), seeds.len());
-        (Just(seeds), order, batches, again).prop_map(|(seeds, order, batches, again)| Case {
+        (Just(seeds), order, batches, again).prop_map(|(seeds, order, batches, again)| ReorderCase {
             seeds,
             order,
             batches,
@@ -52,7 +52,7 @@ fn cases() -> impl Strategy<Value = Case> {
 }
 
 /// The event and its platform. `run` is part of every key, so that two runs do not meet.
-fn said(run: &str, n: usize, seed: &Seed) -> (&'static str, Event) {
+fn said(run: &str, n: usize, seed: &EventSeed) -> (&'static str, TestEvent) {
     let at = n as i64 * 1_000;
     let id = format!("{run}-{n}");
     let shared_room = format!("{run}-shared-{}", seed.room);
@@ -129,7 +129,7 @@ fn said(run: &str, n: usize, seed: &Seed) -> (&'static str, Event) {
 /// Applies events in the order given, in batches; what misses its session comes again, as after a retry. Gives the ids of
 /// what took effect, and what was known then.
 async fn play(
-    fixture: &Fixture,
+    fixture: &StoreFixture,
     store: &Store,
     events: Vec<(&'static str, PlannedEvent)>,
     batches: &[usize],
@@ -171,7 +171,7 @@ async fn play(
 }
 
 /// All rows of a run, without what may differ.
-async fn rows(fixture: &Fixture, run: &str) -> Vec<Value> {
+async fn rows(fixture: &StoreFixture, run: &str) -> Vec<Value> {
     let mut all = Vec::new();
     let tables = [
         ("sessions", "room_id"),
@@ -193,7 +193,7 @@ async fn rows(fixture: &Fixture, run: &str) -> Vec<Value> {
     all
 }
 
-async fn check(fixture: &Fixture, case: &Case, run: u32) -> Result<(), TestCaseError> {
+async fn check(fixture: &StoreFixture, case: &ReorderCase, run: u32) -> Result<(), TestCaseError> {
     let (first, second) = (format!("a{run:06}"), format!("b{run:06}"));
     let plan = |run: &str| -> Vec<(&'static str, PlannedEvent)> {
         let said = case.seeds.iter().enumerate().map(|(n, seed)| said(run, n, seed));
@@ -233,7 +233,7 @@ async fn check(fixture: &Fixture, case: &Case, run: u32) -> Result<(), TestCaseE
     Ok(())
 }
 
-fn on(fixture: impl Future<Output = Fixture>) {
+fn on(fixture: impl Future<Output = StoreFixture>) {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let fixture = runtime.block_on(fixture);
@@ -248,11 +248,11 @@ fn on(fixture: impl Future<Output = Fixture>) {
 }
 
 #[test]
-fn any_order_and_any_batches_end_in_the_same_rows_on_sqlite() {
-    on(Fixture::sqlite());
+fn events_in_any_order_end_in_the_same_rows_on_sqlite() {
+    on(StoreFixture::sqlite());
 }
 
 #[test]
-fn any_order_and_any_batches_end_in_the_same_rows_on_postgres() {
-    on(Fixture::postgres());
+fn events_in_any_order_end_in_the_same_rows_on_postgres() {
+    on(StoreFixture::postgres());
 }

@@ -3,19 +3,19 @@
 use serde_json::json;
 use worker::effects::{Applied, EventAction};
 
-use crate::fixture::{ACTIVE, Fixture, done, event, mux};
+use crate::fixture::{ACTIVE, StoreFixture, done, event, mux};
 
 on_both!(
-    a_platform_with_own_scope_touches_only_its_own_sessions,
-    shared_rooms_are_closed_to_own_scope_and_open_to_shared_scope,
-    a_room_that_a_platform_owns_cannot_be_announced,
-    a_live_stream_id_does_not_get_around_it,
-    a_recording_does_not_get_around_it,
-    room_out_of_reach_leaves_the_live_stream_id,
-    room_out_of_reach_is_refused_where_no_stream_decides,
+    own_scope_touches_only_its_own_sessions,
+    shared_rooms_are_closed_to_own_scope,
+    owned_room_cannot_be_announced,
+    live_stream_id_does_not_bypass_the_scope,
+    recording_does_not_bypass_the_scope,
+    room_out_of_reach_falls_back_to_the_live_stream_id,
+    room_out_of_reach_is_refused_without_a_matching_stream,
 );
 
-async fn a_platform_with_own_scope_touches_only_its_own_sessions(fixture: Fixture) {
+async fn own_scope_touches_only_its_own_sessions(fixture: StoreFixture) {
     fixture.one("studio", event("e1", "live", 1_000, json!({"room": "r", "title": "Show"}))).await;
     let before = fixture.session("r").await;
     let outcomes = fixture
@@ -37,7 +37,7 @@ async fn a_platform_with_own_scope_touches_only_its_own_sessions(fixture: Fixtur
     assert_eq!(fixture.database.event("rival", "x1").await, None);
 }
 
-async fn shared_rooms_are_closed_to_own_scope_and_open_to_shared_scope(fixture: Fixture) {
+async fn shared_rooms_are_closed_to_own_scope(fixture: StoreFixture) {
     fixture.announce("a", 0, json!({"room_id": "r"})).await;
     fixture.one("mux", mux("e1", ACTIVE, 1_000, Some("r"), "s")).await;
     let refused = fixture.one("rival", event("x1", "offline", 2_000, json!({"room": "r"}))).await;
@@ -47,7 +47,7 @@ async fn shared_rooms_are_closed_to_own_scope_and_open_to_shared_scope(fixture: 
     assert_eq!(fixture.session("r").await["status"], "ended");
 }
 
-async fn a_room_that_a_platform_owns_cannot_be_announced(fixture: Fixture) {
+async fn owned_room_cannot_be_announced(fixture: StoreFixture) {
     fixture.one("studio", event("e1", "live", 1_000, json!({"room": "r"}))).await;
     let announced =
         event("a", "session.announced", 2_000, json!({"room_id": "r", "status": "ended"}));
@@ -59,7 +59,7 @@ async fn a_room_that_a_platform_owns_cannot_be_announced(fixture: Fixture) {
     assert_eq!(fixture.session("r").await["platform"], "studio");
 }
 
-async fn a_live_stream_id_does_not_get_around_it(fixture: Fixture) {
+async fn live_stream_id_does_not_bypass_the_scope(fixture: StoreFixture) {
     fixture.announce("a", 0, json!({"room_id": "r", "live_stream_id": "s"})).await;
     let refused = fixture.one("rival", event("x1", "offline", 2_000, json!({"stream": "s"}))).await;
     assert_eq!(refused, Applied::Conflict);
@@ -71,7 +71,7 @@ async fn a_live_stream_id_does_not_get_around_it(fixture: Fixture) {
     assert_eq!(theirs.room_id.as_deref(), Some("r"));
 }
 
-async fn a_recording_does_not_get_around_it(fixture: Fixture) {
+async fn recording_does_not_bypass_the_scope(fixture: StoreFixture) {
     fixture.announce("a", 0, json!({"room_id": "r"})).await;
     let refused =
         fixture.one("rival", event("x1", "taped", 0, json!({"room": "r", "tape": "t"}))).await;
@@ -80,12 +80,12 @@ async fn a_recording_does_not_get_around_it(fixture: Fixture) {
 }
 
 /// Sessions `own` (of `rival`, with stream `s`) and `theirs` (of `studio`, with stream `t`).
-async fn two_owners(fixture: &Fixture) {
+async fn two_owners(fixture: &StoreFixture) {
     fixture.one("studio", event("e1", "live", 0, json!({"room": "theirs", "stream": "t"}))).await;
     fixture.one("rival", event("x1", "live", 0, json!({"room": "own", "stream": "s"}))).await;
 }
 
-async fn room_out_of_reach_leaves_the_live_stream_id(fixture: Fixture) {
+async fn room_out_of_reach_falls_back_to_the_live_stream_id(fixture: StoreFixture) {
     two_owners(&fixture).await;
     let theirs = fixture.session("theirs").await;
     let body = |more: serde_json::Value| {
@@ -115,7 +115,7 @@ async fn room_out_of_reach_leaves_the_live_stream_id(fixture: Fixture) {
     }
 }
 
-async fn room_out_of_reach_is_refused_where_no_stream_decides(fixture: Fixture) {
+async fn room_out_of_reach_is_refused_without_a_matching_stream(fixture: StoreFixture) {
     two_owners(&fixture).await;
     for (number, stream) in [json!("unknown"), json!("t"), json!(null)].into_iter().enumerate() {
         let body = json!({"room": "theirs", "stream": stream, "tape": "t", "message": "m"});

@@ -6,7 +6,7 @@ use serde_json::json;
 use tests::database::Database;
 use worker::store::{Store, StoreError};
 
-use crate::fixture::{Event, Fixture, done, event, mux, options};
+use crate::fixture::{TestEvent, StoreFixture, done, event, mux, options};
 
 on_both!(
     suppressed_insert_of_each_table_is_rejected_and_named,
@@ -16,7 +16,7 @@ on_both!(
 );
 
 /// Makes the database swallow every `verb` on `table`, without an error.
-async fn swallow(fixture: &Fixture, verb: &str, table: &str) {
+async fn suppress_writes(fixture: &StoreFixture, verb: &str, table: &str) {
     let sql = match &fixture.database {
         Database::Sqlite(_) => {
             format!("CREATE TRIGGER swallow_{table} BEFORE {verb} ON {table} BEGIN SELECT RAISE(IGNORE); END")
@@ -29,7 +29,7 @@ async fn swallow(fixture: &Fixture, verb: &str, table: &str) {
     fixture.database.execute(&sql).await;
 }
 
-async fn release(fixture: &Fixture, table: &str) {
+async fn restore_writes(fixture: &StoreFixture, table: &str) {
     let of = if matches!(fixture.database, Database::Postgres(_)) {
         format!(" ON {table}")
     } else {
@@ -39,7 +39,7 @@ async fn release(fixture: &Fixture, table: &str) {
 }
 
 /// The text of the refusal.
-async fn refusal(fixture: &Fixture, said: &Event) -> String {
+async fn refusal(fixture: &StoreFixture, said: &TestEvent) -> String {
     let planned = [fixture.plan("studio", said)];
     match fixture.try_apply("studio", &planned).await {
         Err(StoreError::Rejected(cause)) => cause.to_string(),
@@ -47,7 +47,7 @@ async fn refusal(fixture: &Fixture, said: &Event) -> String {
     }
 }
 
-async fn suppressed_insert_of_each_table_is_rejected_and_named(fixture: Fixture) {
+async fn suppressed_insert_of_each_table_is_rejected_and_named(fixture: StoreFixture) {
     let cases = [
         ("sessions", event("a", "live", 0, json!({"room": "r"}))),
         ("recordings", event("b", "taped", 0, json!({"tape": "t"}))),
@@ -60,10 +60,10 @@ async fn suppressed_insert_of_each_table_is_rejected_and_named(fixture: Fixture)
         ("webhook_events", event("f", "unheard-of", 0, json!({}))),
     ];
     for (table, said) in &cases {
-        swallow(&fixture, "INSERT", table).await;
+        suppress_writes(&fixture, "INSERT", table).await;
         let text = refusal(&fixture, said).await;
         assert!(text.contains(&format!("insert into {table} changed no row")), "{table}: {text}");
-        release(&fixture, table).await;
+        restore_writes(&fixture, table).await;
         assert_eq!(fixture.database.count("webhook_events").await, 0, "{table}");
     }
     fixture.store.probe().await.unwrap();
@@ -73,34 +73,34 @@ async fn suppressed_insert_of_each_table_is_rejected_and_named(fixture: Fixture)
     }
 }
 
-async fn suppressed_update_is_rejected_and_named(fixture: Fixture) {
+async fn suppressed_update_is_rejected_and_named(fixture: StoreFixture) {
     fixture.one("studio", event("a", "live", 0, json!({"room": "r", "stream": "s"}))).await;
     fixture.one("studio", event("b", "worked", 0, json!({"job": "j"}))).await;
     for (table, said) in [
         ("sessions", event("c", "offline", 1_000, json!({"room": "r"}))),
         ("jobs", event("d", "failed", 1_000, json!({"job": "j"}))),
     ] {
-        swallow(&fixture, "UPDATE", table).await;
+        suppress_writes(&fixture, "UPDATE", table).await;
         let text = refusal(&fixture, &said).await;
         assert!(text.contains(&format!("update of {table} changed no row")), "{table}: {text}");
-        release(&fixture, table).await;
+        restore_writes(&fixture, table).await;
         done(fixture.one("studio", said).await);
     }
     assert_eq!(fixture.session("r").await["status"], "ended");
 }
 
-async fn suppressed_ledger_row_leaves_no_effect(fixture: Fixture) {
-    swallow(&fixture, "INSERT", "webhook_events").await;
+async fn suppressed_ledger_row_leaves_no_effect(fixture: StoreFixture) {
+    suppress_writes(&fixture, "INSERT", "webhook_events").await;
     let text = refusal(&fixture, &event("a", "live", 0, json!({"room": "r"}))).await;
     assert!(text.contains("insert into webhook_events"), "{text}");
     assert_eq!(fixture.database.count("sessions").await, 0);
 }
 
-async fn suppressed_row_of_a_redelivery_is_still_known(fixture: Fixture) {
+async fn suppressed_row_of_a_redelivery_is_still_known(fixture: StoreFixture) {
     fixture.announce("x", 0, json!({"room_id": "r"})).await;
     let planned = [fixture.plan("mux", &mux("e", "video.live_stream.active", 0, Some("r"), "s"))];
     fixture.try_apply("mux", &planned).await.unwrap();
-    swallow(&fixture, "INSERT", "webhook_events").await;
+    suppress_writes(&fixture, "INSERT", "webhook_events").await;
     let again = crate::fixture::open(&fixture.database)
         .await
         .apply(fixture.platform("mux"), &planned)
@@ -117,7 +117,7 @@ async fn suppressed_row_of_a_redelivery_is_still_known(fixture: Fixture) {
 /// A missing privilege has the same SQLSTATE, and is an outage.
 #[tokio::test]
 async fn trigger_with_a_sqlstate_of_its_own_is_a_rejection() {
-    let fixture = Fixture::postgres().await;
+    let fixture = StoreFixture::postgres().await;
     for statement in [
         "CREATE FUNCTION deny() RETURNS trigger AS $$ BEGIN
          RAISE EXCEPTION 'not here' USING ERRCODE = 'insufficient_privilege'; END $$ LANGUAGE plpgsql",
@@ -132,7 +132,7 @@ async fn trigger_with_a_sqlstate_of_its_own_is_a_rejection() {
 
 #[tokio::test]
 async fn row_level_security_refuses_the_event_not_the_worker() {
-    let fixture = Fixture::postgres().await;
+    let fixture = StoreFixture::postgres().await;
     let Database::Postgres(url) = &fixture.database else { panic!() };
     let role = format!(
         "limited_{}",
@@ -161,7 +161,7 @@ async fn row_level_security_refuses_the_event_not_the_worker() {
 /// A plan made while the rule was there has nothing left that its end could invalidate.
 #[tokio::test]
 async fn dropped_rule_suppresses_no_more() {
-    let fixture = Fixture::postgres().await;
+    let fixture = StoreFixture::postgres().await;
     done(fixture.one("studio", event("a", "worked", 0, json!({"job": "j"}))).await);
     for (verb, said) in [
         ("INSERT", event("b", "added", 0, json!({"item": "i"}))),
@@ -179,7 +179,7 @@ async fn dropped_rule_suppresses_no_more() {
 
 #[tokio::test]
 async fn changed_column_type_costs_no_event() {
-    let fixture = Fixture::postgres().await;
+    let fixture = StoreFixture::postgres().await;
     for (n, table) in ["contents", "jobs", "sessions"].into_iter().enumerate() {
         let said = |id: &str, at| {
             let id = format!("{id}{n}");
@@ -208,7 +208,7 @@ async fn changed_column_type_costs_no_event() {
 /// Its own statements, not those of the worker, cannot run.
 #[tokio::test]
 async fn trigger_that_cannot_run_is_a_rejection_that_names_it() {
-    let fixture = Fixture::postgres().await;
+    let fixture = StoreFixture::postgres().await;
     for (n, body) in [
         "INSERT INTO no_such_table VALUES (1);",
         "NEW.no_such_column := 1;",
@@ -235,8 +235,8 @@ async fn trigger_that_cannot_run_is_a_rejection_that_names_it() {
 
 /// As if another worker were always faster.
 #[tokio::test]
-async fn trigger_that_asks_for_a_retry_each_time_is_a_rejection() {
-    let fixture = Fixture::postgres().await;
+async fn trigger_that_always_asks_for_a_retry_is_a_rejection() {
+    let fixture = StoreFixture::postgres().await;
     for code in ["serialization_failure", "deadlock_detected"] {
         fixture
             .database
@@ -256,7 +256,7 @@ async fn trigger_that_asks_for_a_retry_each_time_is_a_rejection() {
 
 #[tokio::test]
 async fn rows_hidden_from_updates_alone_are_rejections() {
-    let fixture = Fixture::postgres().await;
+    let fixture = StoreFixture::postgres().await;
     let cases = [
         ("sessions", event("a", "live", 0, json!({"room": "r"}))),
         ("recordings", event("b", "taped", 0, json!({"tape": "t"}))),
@@ -267,7 +267,7 @@ async fn rows_hidden_from_updates_alone_are_rejections() {
             event("e", "said", 0, json!({"room": "r", "message": "m", "text": "hi"})),
         ),
     ];
-    let (url, role) = limited(&fixture).await;
+    let (url, role) = role_under_row_security(&fixture).await;
     for (table, mut said) in cases {
         done(fixture.one("studio", event(&said.id, said.kind, said.at, said.body.clone())).await);
         for statement in [
@@ -293,7 +293,7 @@ async fn rows_hidden_from_updates_alone_are_rejections() {
 }
 
 /// URL and name of a role that row-level security applies to.
-async fn limited(fixture: &Fixture) -> (String, String) {
+async fn role_under_row_security(fixture: &StoreFixture) -> (String, String) {
     let Database::Postgres(url) = &fixture.database else { panic!() };
     let name = url.rsplit('/').next().unwrap().replace(|c: char| !c.is_alphanumeric(), "_");
     let role = format!("limited_{name}");
@@ -310,8 +310,8 @@ async fn limited(fixture: &Fixture) -> (String, String) {
 
 #[tokio::test]
 async fn revoked_privilege_is_named_by_the_probe() {
-    let fixture = Fixture::postgres().await;
-    let (url, role) = limited(&fixture).await;
+    let fixture = StoreFixture::postgres().await;
+    let (url, role) = role_under_row_security(&fixture).await;
     let store = Store::open(&SecretString::from(url), &options()).await.unwrap();
     for (verb, table) in [("INSERT", "jobs"), ("UPDATE", "sessions"), ("SELECT", "webhook_events")]
     {

@@ -3,22 +3,22 @@
 use serde_json::{Value, json};
 use worker::effects::{Applied, EventAction};
 
-use crate::fixture::{Fixture, action, done, event};
+use crate::fixture::{StoreFixture, action, done, event};
 
 on_both!(
-    viewers_create_a_session_and_leave_its_status_alone,
-    an_older_number_never_beats_a_newer_one,
-    a_broadcast_begins_with_no_viewers_of_the_one_before,
-    what_has_no_column_is_merged_into_data,
-    viewers_of_a_session_that_is_not_there_or_not_ours,
-    unknown_number_of_viewers_takes_effect,
+    viewer_count_creates_a_session_and_keeps_its_status,
+    viewer_count_keeps_the_newer_number,
+    new_broadcast_clears_the_viewer_count,
+    viewer_data_is_merged_into_the_data_column,
+    viewer_count_of_a_missing_or_foreign_session_is_refused,
+    unknown_viewer_count_takes_effect,
 );
 
-fn watched(id: &str, at: i64, n: i64) -> crate::fixture::Event {
+fn watched(id: &str, at: i64, n: i64) -> crate::fixture::TestEvent {
     event(id, "watched", at, json!({"room": "r", "n": n}))
 }
 
-async fn viewers_create_a_session_and_leave_its_status_alone(fixture: Fixture) {
+async fn viewer_count_creates_a_session_and_keeps_its_status(fixture: StoreFixture) {
     let result = done(fixture.one("studio", watched("e1", 1_000, 7)).await);
     assert_eq!((result.action, result.old_status), (EventAction::Recorded, None));
     assert_eq!(result.new_status.map(shared::platform::SessionStatus::as_str), Some("ready"));
@@ -39,7 +39,7 @@ async fn viewers_create_a_session_and_leave_its_status_alone(fixture: Fixture) {
     assert_eq!((&row["viewer_count"], &row["status"]), (&json!(9), &json!("live")));
 }
 
-async fn an_older_number_never_beats_a_newer_one(fixture: Fixture) {
+async fn viewer_count_keeps_the_newer_number(fixture: StoreFixture) {
     assert_eq!(
         action(fixture.one("studio", watched("e2", 2_000, 20)).await),
         EventAction::Recorded
@@ -59,7 +59,7 @@ async fn an_older_number_never_beats_a_newer_one(fixture: Fixture) {
     );
 }
 
-async fn a_broadcast_begins_with_no_viewers_of_the_one_before(fixture: Fixture) {
+async fn new_broadcast_clears_the_viewer_count(fixture: StoreFixture) {
     let live = |id: &str, at| event(id, "live", at, json!({"room": "r"}));
     fixture.apply("studio", &[live("e1", 0), watched("e2", 1_000, 50)]).await;
     fixture.one("studio", live("e5", 5_000)).await;
@@ -73,7 +73,7 @@ async fn a_broadcast_begins_with_no_viewers_of_the_one_before(fixture: Fixture) 
     assert_eq!(fixture.session("r").await["viewer_count"], 3);
 }
 
-async fn what_has_no_column_is_merged_into_data(fixture: Fixture) {
+async fn viewer_data_is_merged_into_the_data_column(fixture: StoreFixture) {
     fixture.database.execute("INSERT INTO sessions (room_id, platform, scope, data) VALUES ('r', 'studio', 'own', '{\"mine\":{\"a\":[1]}}')").await;
     let more = |id: &str, at, more: Value| {
         let mut body = json!({"room": "r", "n": 1});
@@ -94,7 +94,7 @@ async fn what_has_no_column_is_merged_into_data(fixture: Fixture) {
     assert_eq!(fixture.session("r").await["data"], json!({"change": true}));
 }
 
-async fn viewers_of_a_session_that_is_not_there_or_not_ours(fixture: Fixture) {
+async fn viewer_count_of_a_missing_or_foreign_session_is_refused(fixture: StoreFixture) {
     assert_eq!(fixture.one("partner", watched("e1", 0, 1)).await, Applied::MissingSession);
     assert_eq!(fixture.database.count("sessions").await, 0);
     fixture.one("studio", watched("e1", 0, 1)).await;
@@ -102,7 +102,7 @@ async fn viewers_of_a_session_that_is_not_there_or_not_ours(fixture: Fixture) {
     assert_eq!(fixture.session("r").await["viewer_count"], 1);
 }
 
-async fn unknown_number_of_viewers_takes_effect(fixture: Fixture) {
+async fn unknown_viewer_count_takes_effect(fixture: StoreFixture) {
     for (number, unknown) in [Value::Null, json!(-1), json!("-1")].into_iter().enumerate() {
         let at = 1_000 * number as i64;
         fixture.one("studio", watched(&format!("known-{number}"), at, 7)).await;

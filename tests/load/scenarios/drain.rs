@@ -4,18 +4,18 @@ use std::time::{Duration, Instant};
 
 use tests::stack::Stack;
 
-use crate::Failure;
-use crate::cpu::Sampler;
+use crate::LoadError;
+use crate::cpu::CpuSampler;
 
 /// A worker that has not finished an event for so long has stopped.
-const STALLED: Duration = Duration::from_secs(20);
+const STALL_TIMEOUT: Duration = Duration::from_secs(20);
 /// Pause between two looks at the streams' lengths.
-const LOOK: Duration = Duration::from_millis(10);
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
 /// Longest wait for a worker that was told to stop.
-const STOPPED: Duration = Duration::from_secs(20);
+const STOP_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// What a worker made of a backlog.
-pub(crate) struct Drained {
+pub(crate) struct DrainFigures {
     pub(crate) per_second: f64,
     /// CPU per event, in µs.
     pub(crate) worker_cpu_us: f64,
@@ -30,7 +30,7 @@ pub(crate) async fn drain(
     stack: &mut Stack,
     platforms: &[String],
     enough: u64,
-) -> Result<Drained, Failure> {
+) -> Result<DrainFigures, LoadError> {
     let mut connection = stack.redis.connection().await;
     let mut lengths = redis::pipe();
     for platform in platforms {
@@ -46,9 +46,9 @@ pub(crate) async fn drain(
     }
     stack.spawn_worker();
     let worker = &stack.workers[stack.workers.len() - 1].process;
-    let mut sampler = Sampler::of(&[worker.pid(), stack.redis.process().pid()])?;
+    let mut sampler = CpuSampler::of(&[worker.pid(), stack.redis.process().pid()])?;
 
-    let mut progress = Progress { left: whole, at: Instant::now() };
+    let mut progress = DrainProgress { left: whole, at: Instant::now() };
     while progress.left == whole {
         progress.pause(stack, platforms).await?;
         progress.see(length().await?);
@@ -62,7 +62,7 @@ pub(crate) async fn drain(
     sampler.mark();
     let (seconds, events) = (begin.elapsed().as_secs_f64(), first - progress.left);
     let worker = &stack.workers[stack.workers.len() - 1].process;
-    Ok(Drained {
+    Ok(DrainFigures {
         per_second: events as f64 / seconds,
         worker_cpu_us: sampler.micros_per(0, events),
         redis_cpu_us: sampler.micros_per(1, events),
@@ -74,17 +74,17 @@ pub(crate) async fn drain(
 pub(crate) async fn stop(stack: &mut Stack) {
     if let Some(worker) = stack.workers.pop() {
         worker.process.terminate();
-        worker.process.wait_until_ended(STOPPED).await;
+        worker.process.wait_until_ended(STOP_TIMEOUT).await;
     }
 }
 
 /// How a backlog shrinks.
-struct Progress {
+struct DrainProgress {
     left: u64,
     at: Instant,
 }
 
-impl Progress {
+impl DrainProgress {
     fn see(&mut self, left: u64) {
         if left < self.left {
             *self = Self { left, at: Instant::now() };
@@ -92,9 +92,9 @@ impl Progress {
     }
 
     /// Waits for the next look, unless the worker has stopped working.
-    async fn pause(&self, stack: &Stack, platforms: &[String]) -> Result<(), Failure> {
+    async fn pause(&self, stack: &Stack, platforms: &[String]) -> Result<(), LoadError> {
         let worker = &stack.workers[stack.workers.len() - 1].process;
-        if self.at.elapsed() > STALLED || !worker.is_running() {
+        if self.at.elapsed() > STALL_TIMEOUT || !worker.is_running() {
             let (mut retrying, mut dead) = (0, 0);
             for platform in platforms {
                 retrying += stack.retrying(platform).await;
@@ -106,7 +106,7 @@ impl Progress {
             )
             .into());
         }
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
         Ok(())
     }
 }

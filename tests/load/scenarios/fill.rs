@@ -16,18 +16,18 @@ use shared::platform::PlatformName;
 use shared::queue::{EnqueuePolicy, Enqueued, KeyLayout, MAX_BATCH_EVENTS, Queue, connect};
 use std::time::Duration;
 
-use crate::Failure;
+use crate::LoadError;
 use crate::requests::{KINDS, body, event_id};
 
 /// Calls that are on their way at the same time.
-const AT_ONCE: usize = 4;
+const CONCURRENT_CALLS: usize = 4;
 /// Ids per call of the script below.
 const IDS: usize = 10_000;
-const REMEMBERED_S: u64 = 24 * 3600;
+const DEDUP_TTL_S: u64 = 24 * 3600;
 const POLICY: EnqueuePolicy = EnqueuePolicy {
     period_us: 0,
     burst: 1,
-    dedup_ttl_s: REMEMBERED_S,
+    dedup_ttl_s: DEDUP_TTL_S,
     max_backlog: 1_000_000_000,
     max_dead_letters: 1_000_000_000,
     types: BTreeMap::new(),
@@ -42,7 +42,7 @@ pub(crate) async fn events(
     redis: &RedisServer,
     count: usize,
     marked: bool,
-) -> Result<usize, Failure> {
+) -> Result<usize, LoadError> {
     let queue = Queue::new(KeyLayout::Single, connect(&SecretString::from(redis.url()), false)?);
     let platform = PlatformName::new("mux")?;
     let keys = queue.keys(&platform);
@@ -64,14 +64,14 @@ pub(crate) async fn events(
         }
     };
     unsynced(redis, async || {
-        for begin in (0..count).step_by(MAX_BATCH_EVENTS * AT_ONCE) {
-            let end = (begin + MAX_BATCH_EVENTS * AT_ONCE).min(count);
+        for begin in (0..count).step_by(MAX_BATCH_EVENTS * CONCURRENT_CALLS) {
+            let end = (begin + MAX_BATCH_EVENTS * CONCURRENT_CALLS).min(count);
             let events: Vec<NewEvent> = (begin..end).map(event).collect();
             let calls = events.chunks(MAX_BATCH_EVENTS).map(async |events| {
                 let outcomes =
                     queue.enqueue(&keys, &POLICY, &events.iter().collect::<Vec<_>>()).await?;
                 let all = outcomes.iter().all(|outcome| *outcome == Enqueued::Accepted);
-                if all { Ok(()) } else { Err::<(), Failure>("an event was not queued".into()) }
+                if all { Ok(()) } else { Err::<(), LoadError>("an event was not queued".into()) }
             });
             try_join_all(calls).await?;
         }
@@ -82,13 +82,13 @@ pub(crate) async fn events(
 }
 
 /// Remembers `count` ids.
-pub(crate) async fn ids(redis: &RedisServer, count: usize) -> Result<(), Failure> {
+pub(crate) async fn ids(redis: &RedisServer, count: usize) -> Result<(), LoadError> {
     let script = Script::new(MARKERS);
     unsynced(redis, async || {
         let mut connection = redis.connection().await;
         for begin in (0..count).step_by(IDS) {
             let mut call = script.arg(IDS.min(count - begin));
-            call.arg(begin).arg(REMEMBERED_S);
+            call.arg(begin).arg(DEDUP_TTL_S);
             call.invoke_async::<()>(&mut connection).await?;
         }
         Ok(())
@@ -99,8 +99,8 @@ pub(crate) async fn ids(redis: &RedisServer, count: usize) -> Result<(), Failure
 /// Without an fsync for every call of `work`, and with one for all of them in the end.
 async fn unsynced(
     redis: &RedisServer,
-    work: impl AsyncFnOnce() -> Result<(), Failure>,
-) -> Result<(), Failure> {
+    work: impl AsyncFnOnce() -> Result<(), LoadError>,
+) -> Result<(), LoadError> {
     let set =
         async |value: &str| redis.command::<String>(&["CONFIG", "SET", "appendfsync", value]).await;
     let before: Vec<String> = redis.command(&["CONFIG", "GET", "appendfsync"]).await;
@@ -114,8 +114,8 @@ async fn unsynced(
 }
 
 /// What Redis's data take, in bytes, once it has stopped moving them about.
-pub(crate) async fn memory(redis: &RedisServer) -> Result<u64, Failure> {
-    const STILL: Duration = Duration::from_secs(30);
+pub(crate) async fn memory(redis: &RedisServer) -> Result<u64, LoadError> {
+    const STABLE_TIMEOUT: Duration = Duration::from_secs(30);
     let mut last = 0;
     let look = async || {
         let info: String = redis.command(&["INFO", "memory"]).await;
@@ -128,7 +128,7 @@ pub(crate) async fn memory(redis: &RedisServer) -> Result<u64, Failure> {
             Err(format!("{before} → {used} bytes"))
         }
     };
-    Ok(poll::try_until("Redis's memory is still", STILL, look).await?)
+    Ok(poll::try_until("Redis's memory is still", STABLE_TIMEOUT, look).await?)
 }
 
 fn field(info: &str, name: &str) -> Option<u64> {
@@ -140,7 +140,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_field_is_not_taken_for_a_longer_one() {
+    fn info_field_is_not_a_prefix_match() {
         let info = "# Memory\r\nused_memory_rss:9\r\nused_memory:4711\r\n";
         assert_eq!(field(info, "used_memory"), Some(4711));
         assert_eq!(field(info, "used"), None);

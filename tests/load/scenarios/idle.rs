@@ -2,52 +2,52 @@
 
 use std::time::Duration;
 
-use super::crowd::PLATFORMS;
+use super::preloaded::PLATFORMS;
 use super::offer::{ingress, requests, to_ingress};
 use super::{announce, finished, stack};
-use crate::Failure;
-use crate::cpu::Sampler;
+use crate::LoadError;
+use crate::cpu::CpuSampler;
 use crate::figures::Figures;
-use crate::generator::Plan;
-use crate::options::Options;
-use crate::requests::Kind;
+use crate::generator::LoadPlan;
+use crate::options::LoadOptions;
+use crate::requests::RequestKind;
 use crate::targets::Goal;
 
 const SECTION: &str = "idle, with 200 platforms, % of a core";
 /// Events to begin with, so that every platform has its stream, its group and its state.
 const RATE: f64 = 1_000.0;
-const BUSY: Duration = Duration::from_secs(3);
+const PRELOAD_TIME: Duration = Duration::from_secs(3);
 /// What follows the last event (renewals, samples, checkpoints) is not idleness yet.
-const CALM: Duration = Duration::from_secs(3);
+const SETTLE_TIME: Duration = Duration::from_secs(3);
 /// How long is looked at; CPU time has a resolution of 10 ms.
 const WINDOW: Duration = Duration::from_secs(12);
-const DRAINED: Duration = Duration::from_secs(60);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Measures it.
-pub(crate) async fn measure(options: &Options, figures: &mut Figures) -> Result<(), Failure> {
+pub(crate) async fn measure(options: &LoadOptions, figures: &mut Figures) -> Result<(), LoadError> {
     let stack = stack("always", PLATFORMS).workers(1).start().await;
     announce(&stack).await;
-    let plan = Plan {
+    let plan = LoadPlan {
         address: ingress(&stack)?,
         connections: 16,
         warm_up: Duration::ZERO,
-        measured: BUSY,
+        measured: PRELOAD_TIME,
         rate: Some(RATE),
         expected: 202,
     };
     let offered =
-        to_ingress(&stack, &plan, requests(&plan, &Kind { platforms: PLATFORMS, wait: false }))
+        to_ingress(&stack, &plan, requests(&plan, &RequestKind { platforms: PLATFORMS, wait: false }))
             .await?;
     offered.check(SECTION, 202, figures);
-    stack.wait_until_drained(DRAINED).await;
+    stack.wait_until_drained(DRAIN_TIMEOUT).await;
     let (accepted, finished) = (offered.count(202), finished(&stack, PLATFORMS).await);
     if accepted != finished {
         figures.fault(format!("{SECTION}: {accepted} were accepted, {finished} finished"));
     }
-    tokio::time::sleep(CALM).await;
+    tokio::time::sleep(SETTLE_TIME).await;
     let (ingress, worker) = (stack.ingresses[0].process.pid(), stack.workers[0].process.pid());
     for _ in 0..options.rounds() {
-        let mut sampler = Sampler::of(&[ingress, worker, stack.redis.process().pid()])?;
+        let mut sampler = CpuSampler::of(&[ingress, worker, stack.redis.process().pid()])?;
         sampler.mark();
         tokio::time::sleep(WINDOW).await;
         sampler.mark();
@@ -70,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_window_of_work_is_a_whole_core() {
+    fn percent_of_a_busy_window_is_100() {
         assert_eq!(percent(WINDOW), 100.0);
     }
 }

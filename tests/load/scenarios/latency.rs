@@ -18,23 +18,23 @@ use hdrhistogram::Histogram;
 use serde_json::Value;
 
 use super::offer::{ACCEPT, closed, ingress, millis, percentiles, requests, to_ingress};
-use crate::Failure;
-use crate::cpu::Sampler;
+use crate::LoadError;
+use crate::cpu::CpuSampler;
 use crate::figures::Figures;
-use crate::generator::{self, Outcome, Plan};
-use crate::options::Options;
-use crate::requests::Kind;
+use crate::generator::{self, GeneratorOutcome, LoadPlan};
+use crate::options::LoadOptions;
+use crate::requests::RequestKind;
 use crate::targets::Goal;
 
 const FULL: &str = "ingress and worker together, at full speed";
 const SECTION: &str = "ingress and worker together, at half of that";
-const TOLD: [&str; 4] = [
+const COMMITTED: [&str; 4] = [
     "committed and told, p50 ms",
     "committed and told, p90 ms",
     "committed and told, p99 ms",
     "committed and told, p99.9 ms",
 ];
-const LATE: [&str; 4] = [
+const LATENESS: [&str; 4] = [
     "of which the sender was late, p50 ms",
     "of which the sender was late, p90 ms",
     "of which the sender was late, p99 ms",
@@ -47,16 +47,16 @@ const LEDGER: [&str; 4] = [
     "accept to begin of commit, ledger, p99.9 ms",
 ];
 /// One request in so many waits for the commit.
-const SAMPLED: f64 = 100.0;
+const REQUESTS_PER_SAMPLE: f64 = 100.0;
 /// But not fewer than these a second: percentiles need some.
-const FEWEST: f64 = 50.0;
+const MIN_SAMPLE_RATE: f64 = 50.0;
 /// Connections of those that wait.
-const WAITING: u16 = 32;
+const WAITING_CONNECTIONS: u16 = 32;
 /// Longest wait for what is left.
-const DRAINED: Duration = Duration::from_secs(60);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What counts of it.
-pub(crate) struct Paced {
+pub(crate) struct PacedFigures {
     /// All that was accepted, warm-up included.
     pub(crate) accepted: u64,
     accept_p99: Option<f64>,
@@ -64,7 +64,7 @@ pub(crate) struct Paced {
     commit_p99: Option<f64>,
 }
 
-impl Paced {
+impl PacedFigures {
     /// Holds it against the targets.
     pub(crate) fn judge(&self, figures: &mut Figures) {
         for (goal, value) in [
@@ -80,7 +80,7 @@ impl Paced {
 }
 
 /// What a system made of as much as it would take.
-pub(crate) struct Full {
+pub(crate) struct FullSpeedFigures {
     /// All that was accepted, warm-up included.
     pub(crate) accepted: u64,
     /// Events a second that went all the way.
@@ -90,12 +90,12 @@ pub(crate) struct Full {
 /// Offers as many events as are answered to a system whose worker runs and has nothing to do, and waits for what is left.
 pub(crate) async fn full(
     stack: &Stack,
-    options: &Options,
+    options: &LoadOptions,
     appendfsync: &'static str,
     figures: &mut Figures,
-) -> Result<Full, Failure> {
+) -> Result<FullSpeedFigures, LoadError> {
     let plan = closed(options, ingress(stack)?);
-    let requests = requests(&plan, &Kind::plain());
+    let requests = requests(&plan, &RequestKind::plain());
     let begin = Instant::now();
     let offered = to_ingress(stack, &plan, requests).await?;
     let (took, left) = (begin.elapsed().as_secs_f64(), stack.unfinished("mux").await as u64);
@@ -104,20 +104,20 @@ pub(crate) async fn full(
     let per_second = accepted.saturating_sub(left) as f64 / took;
     figures.add(FULL, "accepted/s", appendfsync, offered.per_second);
     figures.add(FULL, "all the way, events/s", appendfsync, per_second);
-    stack.wait_until_drained(DRAINED).await;
-    Ok(Full { accepted, per_second })
+    stack.wait_until_drained(DRAIN_TIMEOUT).await;
+    Ok(FullSpeedFigures { accepted, per_second })
 }
 
 /// Offers `rate` events a second to a system that has one ingress and one worker.
 pub(crate) async fn paced(
     stack: &Stack,
-    options: &Options,
+    options: &LoadOptions,
     rate: f64,
     column: &str,
     figures: &mut Figures,
-) -> Result<Paced, Failure> {
+) -> Result<PacedFigures, LoadError> {
     let (address, measured) = (ingress(stack)?, options.seconds());
-    let plan = |connections, rate, expected| Plan {
+    let plan = |connections, rate, expected| LoadPlan {
         address,
         connections,
         warm_up: options.warm_up(),
@@ -125,13 +125,13 @@ pub(crate) async fn paced(
         rate: Some(rate),
         expected,
     };
-    let sampled = (rate / SAMPLED).max(FEWEST);
+    let sampled = (rate / REQUESTS_PER_SAMPLE).max(MIN_SAMPLE_RATE);
     let (most, some) =
-        (plan(options.connections, (rate - sampled).max(1.0), 202), plan(WAITING, sampled, 200));
+        (plan(options.connections, (rate - sampled).max(1.0), 202), plan(WAITING_CONNECTIONS, sampled, 200));
     let (all, asking) =
-        (requests(&most, &Kind::plain()), requests(&some, &Kind { platforms: 0, wait: true }));
+        (requests(&most, &RequestKind::plain()), requests(&some, &RequestKind { platforms: 0, wait: true }));
     let (server, redis) = (stack.ingresses[0].process.pid(), stack.redis.process().pid());
-    let mut sampler = Sampler::of(&[server, redis, stack.workers[0].process.pid()])?;
+    let mut sampler = CpuSampler::of(&[server, redis, stack.workers[0].process.pid()])?;
     let mut since = None;
     let both = tokio::join!(
         generator::run(&most, all, || {
@@ -141,14 +141,14 @@ pub(crate) async fn paced(
         generator::run(&some, asking, || {}),
     );
     let (outcome, waited) = (both.0?, both.1?);
-    stack.wait_until_drained(DRAINED).await;
+    stack.wait_until_drained(DRAIN_TIMEOUT).await;
 
     let events = outcome.answers + waited.answers;
     figures.add(SECTION, "offered/s", column, rate);
     figures.add(SECTION, "accepted/s", column, events as f64 / outcome.measured.as_secs_f64());
     percentiles(SECTION, &ACCEPT, column, &outcome.latency, figures);
-    percentiles(SECTION, &LATE, column, &outcome.lateness, figures);
-    percentiles(SECTION, &TOLD, column, &waited.latency, figures);
+    percentiles(SECTION, &LATENESS, column, &outcome.lateness, figures);
+    percentiles(SECTION, &COMMITTED, column, &waited.latency, figures);
     let ledger = ledger(stack, &since.unwrap_or_default()).await?;
     percentiles(SECTION, &LEDGER, column, &ledger, figures);
     for (i, name) in ["ingress CPU µs/event", "Redis CPU µs/event", "worker CPU µs/event"]
@@ -163,7 +163,7 @@ pub(crate) async fn paced(
         "committed and told: from when a request with Prefer: wait was due to its answer, which comes after commit and \
          settlement; the targets of accept to commit are held against it",
     );
-    Ok(Paced {
+    Ok(PacedFigures {
         accepted: [&outcome, &waited].iter().map(|one| count(one, 202) + count(one, 200)).sum(),
         accept_p99: millis(&outcome.latency, 0.99),
         commit_p50: millis(&waited.latency, 0.5),
@@ -171,11 +171,11 @@ pub(crate) async fn paced(
     })
 }
 
-fn count(outcome: &Outcome, status: u16) -> u64 {
+fn count(outcome: &GeneratorOutcome, status: u16) -> u64 {
     outcome.statuses.get(&status).copied().unwrap_or(0)
 }
 
-fn check(outcome: &Outcome, expected: u16, column: &str, figures: &mut Figures) {
+fn check(outcome: &GeneratorOutcome, expected: u16, column: &str, figures: &mut Figures) {
     let others = outcome.statuses.values().sum::<u64>() - count(outcome, expected);
     if others > 0 {
         let statuses = &outcome.statuses;
@@ -186,13 +186,13 @@ fn check(outcome: &Outcome, expected: u16, column: &str, figures: &mut Figures) 
 }
 
 /// From the time at which Redis had an event to the time at which its transaction began, of all that came after `since`.
-async fn ledger(stack: &Stack, since: &str) -> Result<Histogram<u64>, Failure> {
+async fn ledger(stack: &Stack, since: &str) -> Result<Histogram<u64>, LoadError> {
     let sql = "SELECT CAST(round((unixepoch(processed_at, 'subsec') - unixepoch(received_at, 'subsec')) * 1000) AS \
         INTEGER) AS ms, count(*) AS n FROM webhook_events WHERE platform = 'mux' AND received_at >= $1 GROUP BY 1";
     histogram(&stack.database.rows(sql, &[since]).await)
 }
 
-fn histogram(rows: &[Value]) -> Result<Histogram<u64>, Failure> {
+fn histogram(rows: &[Value]) -> Result<Histogram<u64>, LoadError> {
     let mut histogram = Histogram::new_with_bounds(1, 600_000_000, 3)?;
     for row in rows {
         // Redis's clock and the worker's are this machine's: less than nothing is rounding.
@@ -211,7 +211,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_ledgers_times_are_weighted_by_their_events() {
+    fn ledger_times_are_weighted_by_their_events() {
         let rows =
             [json!({"ms": 2, "n": 90}), json!({"ms": 40, "n": 10}), json!({"ms": -1, "n": 1})];
         let histogram = histogram(&rows).unwrap();
@@ -221,11 +221,11 @@ mod tests {
     }
 
     #[test]
-    fn of_nothing_there_is_no_percentile_that_could_meet_a_target() {
+    fn percentile_of_nothing_meets_no_target() {
         let none = millis(&histogram(&[]).unwrap(), 0.99);
         let mut figures = Figures::default();
-        Paced { accepted: 0, accept_p99: none, commit_p50: none, commit_p99: none }
+        PacedFigures { accepted: 0, accept_p99: none, commit_p50: none, commit_p99: none }
             .judge(&mut figures);
-        assert_eq!((none, figures.of_goal(Goal::AcceptP99)), (None, None));
+        assert_eq!((none, figures.goal_value(Goal::AcceptP99)), (None, None));
     }
 }

@@ -1,6 +1,6 @@
 //! What is measured, a file for each thing.
 
-pub(crate) mod crowd;
+pub(crate) mod preloaded;
 pub(crate) mod drain;
 pub(crate) mod fill;
 pub(crate) mod idle;

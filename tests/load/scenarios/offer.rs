@@ -6,20 +6,20 @@ use std::net::SocketAddr;
 use hdrhistogram::Histogram;
 use tests::stack::Stack;
 
-use crate::Failure;
-use crate::cpu::Sampler;
+use crate::LoadError;
+use crate::cpu::CpuSampler;
 use crate::figures::Figures;
-use crate::generator::{self, Outcome, Plan};
-use crate::options::Options;
-use crate::requests::{Kind, Requests};
+use crate::generator::{self, GeneratorOutcome, LoadPlan};
+use crate::options::LoadOptions;
+use crate::requests::{RequestKind, SignedRequests};
 
 /// Requests signed per measured second: more than one HTTP thread can take.
 const SIGNED_PER_SECOND: f64 = 60_000.0;
 /// Requests that a server which does not look at them gets again and again.
-const ENDLESS: usize = 100_000;
+const ENDLESS_REQUESTS: usize = 100_000;
 
 /// What a server made of its requests.
-pub(crate) struct Offered {
+pub(crate) struct OfferedLoad {
     pub(crate) per_second: f64,
     pub(crate) latency: Histogram<u64>,
     /// CPU per answer, in µs.
@@ -33,8 +33,8 @@ pub(crate) struct Offered {
 }
 
 /// As fast as the answers come.
-pub(crate) fn closed(options: &Options, address: SocketAddr) -> Plan {
-    Plan {
+pub(crate) fn closed(options: &LoadOptions, address: SocketAddr) -> LoadPlan {
+    LoadPlan {
         address,
         connections: options.connections,
         warm_up: options.warm_up(),
@@ -45,46 +45,46 @@ pub(crate) fn closed(options: &Options, address: SocketAddr) -> Plan {
 }
 
 /// As many as `plan` can need.
-pub(crate) fn requests(plan: &Plan, kind: &Kind) -> Requests {
+pub(crate) fn requests(plan: &LoadPlan, kind: &RequestKind) -> SignedRequests {
     let per_second = plan.rate.unwrap_or(SIGNED_PER_SECOND);
     let count =
         per_second * (plan.warm_up + plan.measured).as_secs_f64() + f64::from(plan.connections);
-    Requests::signed(&plan.address.to_string(), count as usize, kind)
+    SignedRequests::signed(&plan.address.to_string(), count as usize, kind)
 }
 
 /// Few requests, again and again: only for a server that does not look at them.
-pub(crate) fn endless(plan: &Plan) -> Requests {
-    Requests::signed(&plan.address.to_string(), ENDLESS, &Kind::plain()).endless()
+pub(crate) fn endless(plan: &LoadPlan) -> SignedRequests {
+    SignedRequests::signed(&plan.address.to_string(), ENDLESS_REQUESTS, &RequestKind::plain()).endless()
 }
 
 /// Carries out `plan` against the process `server`, whose Redis, if it has one, is the process `redis`.
 pub(crate) async fn offer(
-    plan: &Plan,
-    requests: Requests,
+    plan: &LoadPlan,
+    requests: SignedRequests,
     server: u32,
     redis: Option<u32>,
-) -> Result<Offered, Failure> {
-    let mut sampler = Sampler::of(&[&[std::process::id(), server][..], redis.as_slice()].concat())?;
+) -> Result<OfferedLoad, LoadError> {
+    let mut sampler = CpuSampler::of(&[&[std::process::id(), server][..], redis.as_slice()].concat())?;
     let outcome = generator::run(plan, requests, || sampler.mark()).await?;
-    Ok(Offered::of(outcome, &sampler, redis.is_some()))
+    Ok(OfferedLoad::of(outcome, &sampler, redis.is_some()))
 }
 
 /// The address of a system's first ingress.
-pub(crate) fn ingress(stack: &Stack) -> Result<SocketAddr, Failure> {
+pub(crate) fn ingress(stack: &Stack) -> Result<SocketAddr, LoadError> {
     Ok(stack.ingresses[0].url.strip_prefix("http://").ok_or("not an http address")?.parse()?)
 }
 
 /// [`offer`] to a system's first ingress.
 pub(crate) async fn to_ingress(
     stack: &Stack,
-    plan: &Plan,
-    requests: Requests,
-) -> Result<Offered, Failure> {
+    plan: &LoadPlan,
+    requests: SignedRequests,
+) -> Result<OfferedLoad, LoadError> {
     offer(plan, requests, stack.ingresses[0].process.pid(), Some(stack.redis.process().pid())).await
 }
 
-impl Offered {
-    fn of(outcome: Outcome, sampler: &Sampler, redis: bool) -> Self {
+impl OfferedLoad {
+    fn of(outcome: GeneratorOutcome, sampler: &CpuSampler, redis: bool) -> Self {
         let (seconds, answers) = (outcome.measured.as_secs_f64(), outcome.answers);
         Self {
             per_second: answers as f64 / seconds,
@@ -114,7 +114,7 @@ impl Offered {
     }
 
     /// Adds all that is worth a line.
-    pub(crate) fn tell(
+    pub(crate) fn add_figures(
         &self,
         section: &'static str,
         column: &str,

@@ -10,21 +10,21 @@ use tests::process::{Process, Program};
 use tests::redis::RedisServer;
 use tokio::net::TcpStream;
 
-use super::offer::{Offered, closed, endless, offer, requests};
-use crate::Failure;
+use super::offer::{OfferedLoad, closed, endless, offer, requests};
+use crate::LoadError;
 use crate::figures::Figures;
-use crate::floors::node::Fastify;
-use crate::floors::pool::Lender;
-use crate::options::Options;
-use crate::requests::Kind;
+use crate::baselines::fastify::Fastify;
+use crate::baselines::pool::PoolKind;
+use crate::options::LoadOptions;
+use crate::requests::RequestKind;
 
 /// Longest wait for a server that starts.
-const STARTED: Duration = Duration::from_secs(15);
+const START_TIMEOUT: Duration = Duration::from_secs(15);
 /// The stream that they append to.
 const STREAM: &str = "webhooks:incoming:mux";
 
 /// The handler that only reads and answers.
-pub(crate) async fn bare(options: &Options) -> Result<Offered, Failure> {
+pub(crate) async fn bare(options: &LoadOptions) -> Result<OfferedLoad, LoadError> {
     let address = local();
     let server = own()?.arg("bare").arg(address.to_string()).spawn();
     listening("the bare handler", address, &server).await?;
@@ -34,11 +34,11 @@ pub(crate) async fn bare(options: &Options) -> Result<Offered, Failure> {
 
 /// The handler that runs one script per request.
 pub(crate) async fn pool(
-    options: &Options,
-    lender: Lender,
+    options: &LoadOptions,
+    lender: PoolKind,
     appendfsync: &str,
     figures: &mut Figures,
-) -> Result<Offered, Failure> {
+) -> Result<OfferedLoad, LoadError> {
     let lender =
         lender.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned());
     let who = format!("script per request, {lender}, {appendfsync}");
@@ -55,11 +55,11 @@ pub(crate) async fn pool(
 
 /// Fastify + ioredis.
 pub(crate) async fn fastify(
-    options: &Options,
+    options: &LoadOptions,
     installed: &Fastify,
     appendfsync: &str,
     figures: &mut Figures,
-) -> Result<Offered, Failure> {
+) -> Result<OfferedLoad, LoadError> {
     let who = format!("Fastify, {appendfsync}");
     queueing(options, &who, appendfsync, figures, |address, redis| {
         Ok(installed.program(address, redis))
@@ -69,19 +69,19 @@ pub(crate) async fn fastify(
 
 /// A server that queues what it accepts; all of that must be there in the end.
 async fn queueing(
-    options: &Options,
+    options: &LoadOptions,
     who: &str,
     appendfsync: &str,
     figures: &mut Figures,
-    program: impl Fn(SocketAddr, &str) -> Result<Program, Failure>,
-) -> Result<Offered, Failure> {
+    program: impl Fn(SocketAddr, &str) -> Result<Program, LoadError>,
+) -> Result<OfferedLoad, LoadError> {
     let redis = RedisServer::start(super::redis(appendfsync)).await;
     let address = local();
     let server = program(address, &redis.url())?.spawn();
     listening(who, address, &server).await?;
     let plan = closed(options, address);
     let offered =
-        offer(&plan, requests(&plan, &Kind::plain()), server.pid(), Some(redis.process().pid()))
+        offer(&plan, requests(&plan, &RequestKind::plain()), server.pid(), Some(redis.process().pid()))
             .await?;
     offered.check(who, 202, figures);
     let queued: u64 = redis.command(&["XLEN", STREAM]).await;
@@ -92,7 +92,7 @@ async fn queueing(
 }
 
 /// This program.
-fn own() -> Result<Program, Failure> {
+fn own() -> Result<Program, LoadError> {
     Ok(Program::at("floor", std::env::current_exe()?))
 }
 
@@ -100,10 +100,10 @@ fn local() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], ports::free()))
 }
 
-async fn listening(who: &str, address: SocketAddr, server: &Process) -> Result<(), Failure> {
+async fn listening(who: &str, address: SocketAddr, server: &Process) -> Result<(), LoadError> {
     let what = format!("{who} listens");
     let look = async || {
         TcpStream::connect(address).await.map(drop).map_err(|e| format!("{e}; {}", server.tail()))
     };
-    Ok(poll::try_until(&what, STARTED, look).await?)
+    Ok(poll::try_until(&what, START_TIMEOUT, look).await?)
 }

@@ -3,22 +3,22 @@
 use tests::redis::RedisServer;
 use tests::stack::Stack;
 
-use super::offer::{Offered, closed, ingress, requests, to_ingress};
+use super::offer::{OfferedLoad, closed, ingress, requests, to_ingress};
 use super::{announce, drain, finished, latency, names, servers, stack};
-use crate::Failure;
+use crate::LoadError;
 use crate::cpu::mib;
 use crate::figures::{Figures, ratio};
-use crate::floors::commands;
-use crate::floors::node::Fastify;
-use crate::floors::pool::Lender;
-use crate::options::Options;
-use crate::requests::Kind;
+use crate::baselines::commands;
+use crate::baselines::fastify::Fastify;
+use crate::baselines::pool::PoolKind;
+use crate::options::LoadOptions;
+use crate::requests::RequestKind;
 use crate::targets::Goal;
 
 const ACCEPTING: &str = "accepting at full speed, no worker";
 const BACKLOG: &str = "worker (SQLite) on that backlog, no ingress";
 const COMMANDS: &str = "the same commands without a script, nothing decided";
-const AGAINST: &str = "ratios of a round";
+const RATIOS: &str = "ratios of a round";
 
 /// Redis syncs before it answers: what the promise of a 2xx needs.
 const ALWAYS: &str = "always";
@@ -27,48 +27,48 @@ const EVERYSEC: &str = "everysec";
 
 /// Measures all of it once.
 pub(crate) async fn round(
-    options: &Options,
+    options: &LoadOptions,
     node: Option<&Fastify>,
     figures: &mut Figures,
-) -> Result<(), Failure> {
+) -> Result<(), LoadError> {
     eprintln!("load:   bare handler");
     let bare = servers::bare(options).await?;
     bare.check("the bare handler", 202, figures);
-    bare.tell(ACCEPTING, "bare", false, figures);
+    bare.add_figures(ACCEPTING, "bare", false, figures);
 
     eprintln!("load:   script per request over a pool, {ALWAYS}");
-    let pool = servers::pool(options, Lender::Deadpool, ALWAYS, figures).await?;
-    pool.tell(ACCEPTING, "script, always", true, figures);
-    let trusting = servers::pool(options, Lender::Trusting, ALWAYS, figures).await?;
-    trusting.tell(ACCEPTING, "trusting, always", true, figures);
+    let pool = servers::pool(options, PoolKind::Deadpool, ALWAYS, figures).await?;
+    pool.add_figures(ACCEPTING, "script, always", true, figures);
+    let trusting = servers::pool(options, PoolKind::Trusting, ALWAYS, figures).await?;
+    trusting.add_figures(ACCEPTING, "trusting, always", true, figures);
     let floor = commands(options, figures).await?;
     let (ours, redis_cpu) = system(options, ALWAYS, figures).await?;
-    ours.tell(ACCEPTING, "ingress, always", true, figures);
+    ours.add_figures(ACCEPTING, "ingress, always", true, figures);
 
     if !options.quick {
         eprintln!("load:   script per request over a pool, {EVERYSEC}");
-        let pool = servers::pool(options, Lender::Deadpool, EVERYSEC, figures).await?;
-        pool.tell(ACCEPTING, "script, everysec", true, figures);
+        let pool = servers::pool(options, PoolKind::Deadpool, EVERYSEC, figures).await?;
+        pool.add_figures(ACCEPTING, "script, everysec", true, figures);
     }
     let (relaxed, _) = system(options, EVERYSEC, figures).await?;
-    relaxed.tell(ACCEPTING, "ingress, everysec", true, figures);
+    relaxed.add_figures(ACCEPTING, "ingress, everysec", true, figures);
 
     let against_pool = ratio(ours.per_second, pool.per_second);
-    figures.add(AGAINST, "ingress / script per request, accepted/s", ALWAYS, against_pool);
+    figures.add(RATIOS, "ingress / script per request, accepted/s", ALWAYS, against_pool);
     figures.goal(Goal::AcceptedAgainstPool, against_pool);
     let against_trusting = ratio(ours.per_second, trusting.per_second);
     figures.add(
-        AGAINST,
+        RATIOS,
         "ingress / the same over a trusting pool, accepted/s",
         ALWAYS,
         against_trusting,
     );
     for (run, appendfsync) in [(&ours, ALWAYS), (&relaxed, EVERYSEC)] {
         let against_bare = ratio(run.server_cpu_us, bare.server_cpu_us);
-        figures.add(AGAINST, "ingress / bare handler, CPU per event", appendfsync, against_bare);
+        figures.add(RATIOS, "ingress / bare handler, CPU per event", appendfsync, against_bare);
     }
     figures.add(
-        AGAINST,
+        RATIOS,
         "Redis CPU per event / the commands alone",
         ALWAYS,
         ratio(redis_cpu, floor),
@@ -78,20 +78,20 @@ pub(crate) async fn round(
     if let Some(node) = node {
         eprintln!("load:   Fastify + ioredis, {EVERYSEC}");
         let fastify = servers::fastify(options, node, EVERYSEC, figures).await?;
-        fastify.tell(ACCEPTING, "Fastify, everysec", true, figures);
+        fastify.add_figures(ACCEPTING, "Fastify, everysec", true, figures);
         let against = ratio(ours.per_second, fastify.per_second);
-        figures.add(AGAINST, "ingress / Fastify at everysec, accepted/s", ALWAYS, against);
+        figures.add(RATIOS, "ingress / Fastify at everysec, accepted/s", ALWAYS, against);
         figures.goal(Goal::AcceptedAgainstFastify, against);
     }
     Ok(())
 }
 
 /// What Redis costs whoever keeps the same entries and markers, in µs per event.
-async fn commands(options: &Options, figures: &mut Figures) -> Result<f64, Failure> {
+async fn commands(options: &LoadOptions, figures: &mut Figures) -> Result<f64, LoadError> {
     eprintln!("load:   {COMMANDS}, {ALWAYS}");
     let redis = RedisServer::start(super::redis(ALWAYS)).await;
     let events = if options.quick { 40_000 } else { 200_000 };
-    let commands::Commands { enqueue, read_and_settle } = commands::measure(&redis, events).await?;
+    let commands::CommandCost { enqueue, read_and_settle } = commands::measure(&redis, events).await?;
     figures.add(COMMANDS, "Redis CPU µs/event, enqueue", ALWAYS, enqueue);
     figures.add(COMMANDS, "Redis CPU µs/event, read + settle", ALWAYS, read_and_settle);
     figures.add(
@@ -106,17 +106,17 @@ async fn commands(options: &Options, figures: &mut Figures) -> Result<f64, Failu
 /// One ingress, then one worker, then both together, at full speed and at half of it; gives the first, and what an event
 /// cost Redis in the first two, in µs.
 async fn system(
-    options: &Options,
+    options: &LoadOptions,
     appendfsync: &'static str,
     figures: &mut Figures,
-) -> Result<(Offered, f64), Failure> {
+) -> Result<(OfferedLoad, f64), LoadError> {
     eprintln!("load:   ingress, then worker, then both, {appendfsync}");
     let who = format!("ingress, {appendfsync}");
     let mut stack = stack(appendfsync, 0).start().await;
     announce(&stack).await;
 
     let plan = closed(options, ingress(&stack)?);
-    let full = to_ingress(&stack, &plan, requests(&plan, &Kind::plain())).await?;
+    let full = to_ingress(&stack, &plan, requests(&plan, &RequestKind::plain())).await?;
     full.check(&who, 202, figures);
     let peak = stack.ingresses[0].process.peak_memory().map(mib);
 
@@ -141,12 +141,12 @@ async fn system(
     if let (ALWAYS, Some(peak)) = (appendfsync, peak) {
         figures.goal(Goal::MemoryIngress, peak);
     }
-    account(&stack, &who, full.count(202) + together.accepted + paced.accepted, figures).await;
+    check_accounted(&stack, &who, full.count(202) + together.accepted + paced.accepted, figures).await;
     Ok((full, redis_cpu))
 }
 
 /// Everything that was accepted is in the ledger, and nothing is dead.
-async fn account(stack: &Stack, who: &str, accepted: u64, figures: &mut Figures) {
+async fn check_accounted(stack: &Stack, who: &str, accepted: u64, figures: &mut Figures) {
     let (finished, dead) = (finished(stack, 0).await, stack.dead("mux").await);
     if accepted != finished || dead > 0 {
         figures.fault(format!(

@@ -8,31 +8,31 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use super::stack;
-use crate::Failure;
+use crate::LoadError;
 use crate::figures::Figures;
-use crate::options::Options;
+use crate::options::LoadOptions;
 use crate::targets::Goal;
 
 const SECTION: &str = "start to ready, ms";
 const STARTS: u8 = 7;
 /// Pause between two looks.
-const LOOK: Duration = Duration::from_millis(1);
-const READY: Duration = Duration::from_secs(20);
-const STOPPED: Duration = Duration::from_secs(20);
+const POLL_INTERVAL: Duration = Duration::from_millis(1);
+const READY_TIMEOUT: Duration = Duration::from_secs(20);
+const STOP_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Measures both, each several times; the first start finds an empty Redis and makes the database.
-pub(crate) async fn measure(options: &Options, figures: &mut Figures) -> Result<(), Failure> {
+pub(crate) async fn measure(options: &LoadOptions, figures: &mut Figures) -> Result<(), LoadError> {
     let stack = stack("always", 0).servers().await;
     for start in 0..if options.quick { 3 } else { STARTS } {
         let (program, _, ops) = stack.ingress_program();
-        tell("ingress", start, once(&program, &ops).await?, Goal::StartIngress, figures);
+        add_figures("ingress", start, once(&program, &ops).await?, Goal::StartIngress, figures);
         let (program, ops) = stack.worker_program();
-        tell("worker", start, once(&program, &ops).await?, Goal::StartWorker, figures);
+        add_figures("worker", start, once(&program, &ops).await?, Goal::StartWorker, figures);
     }
     Ok(())
 }
 
-fn tell(who: &str, start: u8, took: Duration, goal: Goal, figures: &mut Figures) {
+fn add_figures(who: &str, start: u8, took: Duration, goal: Goal, figures: &mut Figures) {
     let ms = took.as_secs_f64() * 1e3;
     if start == 0 {
         figures.add(SECTION, "the first, on empty Redis and no database", who, ms);
@@ -42,22 +42,22 @@ fn tell(who: &str, start: u8, took: Duration, goal: Goal, figures: &mut Figures)
 }
 
 /// Starts `program`, waits until it is ready, and ends it.
-async fn once(program: &Program, ops: &str) -> Result<Duration, Failure> {
+async fn once(program: &Program, ops: &str) -> Result<Duration, LoadError> {
     let address: SocketAddr = ops.strip_prefix("http://").ok_or("not an http address")?.parse()?;
     let begin = Instant::now();
     let process = program.spawn();
     while !ready(address).await {
-        patience(&process, begin)?;
-        tokio::time::sleep(LOOK).await;
+        check_startup(&process, begin)?;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
     let took = begin.elapsed();
     process.terminate();
-    process.wait_until_ended(STOPPED).await;
+    process.wait_until_ended(STOP_TIMEOUT).await;
     Ok(took)
 }
 
-fn patience(process: &Process, begin: Instant) -> Result<(), Failure> {
-    if begin.elapsed() > READY || !process.is_running() {
+fn check_startup(process: &Process, begin: Instant) -> Result<(), LoadError> {
+    if begin.elapsed() > READY_TIMEOUT || !process.is_running() {
         return Err(format!("a process did not become ready:\n{}", process.tail()).into());
     }
     Ok(())

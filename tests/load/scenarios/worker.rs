@@ -5,11 +5,11 @@ use ::tests::process;
 use ::tests::stack::{DatabaseKind, Stack};
 
 use super::{announce, drain, fill, finished, names, stack};
-use crate::Failure;
+use crate::LoadError;
 use crate::figures::{Figures, ratio};
-use crate::floors::rows::{self, Batch, Row, Written};
-use crate::floors::{postgres, sqlite};
-use crate::options::Options;
+use crate::baselines::rows::{self, RowBatch, RawLedgerRow, WriteFigures};
+use crate::baselines::{postgres, sqlite};
+use crate::options::LoadOptions;
 use crate::targets::Goal;
 
 const SECTION: &str = "worker on a backlog, beside raw batched writes";
@@ -18,14 +18,14 @@ const BATCH: usize = 500;
 const EVENTS: usize = 300_000;
 
 /// A worker's drain, and how many rows it wrote at once.
-struct Drain {
+struct WorkerFigures {
     per_second: f64,
     cpu_us: f64,
     batch: usize,
 }
 
 /// Measures both databases once.
-pub(crate) async fn round(options: &Options, figures: &mut Figures) -> Result<(), Failure> {
+pub(crate) async fn round(options: &LoadOptions, figures: &mut Figures) -> Result<(), LoadError> {
     let events = if options.quick { EVENTS / 5 } else { EVENTS };
     eprintln!("load:   {events} events to SQLite: worker, then raw");
     let (stack, drain) = backlog(DatabaseKind::Sqlite, events, "SQLite", figures).await?;
@@ -42,7 +42,7 @@ pub(crate) async fn round(options: &Options, figures: &mut Figures) -> Result<()
     eprintln!("load:   {events} events to PostgreSQL: worker, then raw");
     let (stack, drain) = backlog(DatabaseKind::OwnPostgres, events, "PostgreSQL", figures).await?;
     let server = stack.postgres.as_ref().ok_or("no server")?;
-    let floor = fastest(&rows, drain.batch, "PostgreSQL", figures, async |batches: &[Batch]| {
+    let floor = fastest(&rows, drain.batch, "PostgreSQL", figures, async |batches: &[RowBatch]| {
         postgres::write(&server.database().await, batches).await
     })
     .await?;
@@ -62,7 +62,7 @@ async fn backlog(
     events: usize,
     column: &str,
     figures: &mut Figures,
-) -> Result<(Stack, Drain), Failure> {
+) -> Result<(Stack, WorkerFigures), LoadError> {
     let mut stack = stack("always", 0).database(kind).start().await;
     announce(&stack).await;
     fill::events(&stack.redis, events, true).await?;
@@ -82,17 +82,17 @@ async fn backlog(
     figures.add(SECTION, "worker CPU µs/event", column, drained.worker_cpu_us);
     figures.add(SECTION, "Redis CPU µs/event", column, drained.redis_cpu_us);
     figures.add(SECTION, "worker, events per transaction", column, batch as f64);
-    Ok((stack, Drain { per_second: drained.per_second, cpu_us: drained.worker_cpu_us, batch }))
+    Ok((stack, WorkerFigures { per_second: drained.per_second, cpu_us: drained.worker_cpu_us, batch }))
 }
 
 /// The floor at 500 rows a transaction and at the worker's own size; the faster one counts.
 async fn fastest(
-    rows: &[Row],
+    rows: &[RawLedgerRow],
     batch: usize,
     column: &str,
     figures: &mut Figures,
-    write: impl AsyncFn(&[Batch]) -> Result<Written, Failure>,
-) -> Result<Written, Failure> {
+    write: impl AsyncFn(&[RowBatch]) -> Result<WriteFigures, LoadError>,
+) -> Result<WriteFigures, LoadError> {
     let fixed = write(&rows::batches(rows, BATCH)).await?;
     figures.add(SECTION, "raw at 500 rows a transaction, rows/s", column, fixed.rows_per_second);
     figures.add(SECTION, "raw at 500 rows a transaction, CPU µs/row", column, fixed.cpu_us);
@@ -102,11 +102,11 @@ async fn fastest(
     Ok(faster(fixed, own))
 }
 
-fn faster(a: Written, b: Written) -> Written {
+fn faster(a: WriteFigures, b: WriteFigures) -> WriteFigures {
     if a.rows_per_second >= b.rows_per_second { a } else { b }
 }
 
-fn judge(drain: &Drain, floor: &Written, goals: (Goal, Goal), column: &str, figures: &mut Figures) {
+fn judge(drain: &WorkerFigures, floor: &WriteFigures, goals: (Goal, Goal), column: &str, figures: &mut Figures) {
     let against = ratio(drain.per_second, floor.rows_per_second);
     let beyond = drain.cpu_us - floor.cpu_us;
     figures.add(SECTION, "worker / faster raw, per second", column, against);
@@ -120,11 +120,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_faster_floor_counts() {
-        let written = |rows_per_second| Written { rows_per_second, cpu_us: 1.0 };
+    fn faster_baseline_counts() {
+        let written = |rows_per_second| WriteFigures { rows_per_second, cpu_us: 1.0 };
         let mut figures = Figures::default();
         let floor = faster(written(10.0), written(20.0));
-        let drain = Drain { per_second: 15.0, cpu_us: 9.0, batch: 1 };
+        let drain = WorkerFigures { per_second: 15.0, cpu_us: 9.0, batch: 1 };
         judge(
             &drain,
             &floor,
@@ -132,7 +132,7 @@ mod tests {
             "SQLite",
             &mut figures,
         );
-        assert_eq!(figures.of_goal(Goal::SqliteAgainstRaw), Some(0.75));
-        assert_eq!(figures.of_goal(Goal::SqliteCpuBeyondRaw), Some(8.0));
+        assert_eq!(figures.goal_value(Goal::SqliteAgainstRaw), Some(0.75));
+        assert_eq!(figures.goal_value(Goal::SqliteCpuBeyondRaw), Some(8.0));
     }
 }

@@ -4,7 +4,7 @@
 //! - An entry whose holder died runs again after `CLAIM_IDLE_MS`
 //!   (`worker_killed_beside_another_loses_nothing`).
 //! - A live holder keeps its entries, since it extends its claims three times in that span
-//!   (`renewing_keeps_others_from_claiming_and_the_count_as_it_is`).
+//!   (`extended_claim_blocks_others_and_keeps_the_count`).
 //! - Nothing is claimed while the database is unavailable, since a claim would only raise the
 //!   delivery count (`entries_are_not_claimed_during_a_database_outage`).
 //! - Nothing is claimed of a paused platform. Its held entries are handed back, and can be claimed

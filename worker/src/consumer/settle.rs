@@ -3,12 +3,12 @@
 //!
 //! # Guarantees
 //! - An entry is released only after its script has answered. Until then the call is retried. Each
-//!   script is conditional, so a repeated call changes nothing (`settling_twice_counts_once`).
+//!   script is conditional, so a repeated call changes nothing (`settle_twice_counts_once`).
 //! - Counters and results count an event once, for the entry that this very call removed
-//!   (`settling_twice_counts_once`).
+//!   (`settle_twice_counts_once`).
 //! - The settling script also publishes the result to waiting requests: the new one, the one in the
-//!   ledger, or the dead letter (`a_settled_event_is_told_once_to_who_waits`,
-//!   `a_dead_letter_is_told_and_nobody_waits_for_it_any_more`).
+//!   ledger, or the dead letter (`settled_event_is_published_once_to_its_waiter`,
+//!   `dead_letter_is_published_and_drops_its_reply_channel`).
 
 use std::collections::{HashMap, HashSet};
 use std::future::Future;

@@ -6,7 +6,7 @@
 //! - A high delivery count alone dead-letters no event, since outages and restarts raise it too. A
 //!   counter of isolated runs decides. It is raised before each run and cleared by every orderly
 //!   outcome (`high_delivery_count_alone_is_not_poison`,
-//!   `a_suspect_is_counted_until_an_orderly_outcome`).
+//!   `suspect_is_counted_until_an_orderly_outcome`).
 
 use uuid::Uuid;
 

@@ -1,9 +1,9 @@
 //! Applies events to rows of `chat_messages`.
 //!
 //! # Guarantees
-//! - Each column has a version guard of its own (`old_never_beats_new_in_a_message`).
+//! - Each column has a version guard of its own (`chat_message_keeps_newer_values`).
 //! - Without an explicit time, a message was sent at the time of its oldest event, in any order of
-//!   arrival (`a_message_was_sent_when_its_oldest_event_says`).
+//!   arrival (`chat_message_time_comes_from_its_oldest_event`).
 
 use shared::event::{Millis, OrderKey};
 use shared::platform::ChatColumn;

@@ -1,7 +1,7 @@
 //! Applies events to rows of `contents`.
 //!
 //! # Guarantees
-//! - The state and each column have a version guard of their own (`a_content_comes_and_goes`).
+//! - The state and each column have a version guard of their own (`content_is_added_and_removed`).
 
 use shared::event::OrderKey;
 use shared::platform::ContentState;

@@ -1,7 +1,7 @@
 //! Applies events to rows of `jobs`.
 //!
 //! # Guarantees
-//! - The status and each column have a version guard of their own (`old_never_beats_new_in_a_job`).
+//! - The status and each column have a version guard of their own (`job_keeps_newer_values`).
 
 use shared::event::OrderKey;
 

@@ -3,7 +3,7 @@
 //! # Guarantees
 //! - Applying is commutative. Any order and any batches of events with distinct order keys end in
 //!   the same rows (`five_events_end_in_the_same_row_in_every_order`,
-//!   `any_order_and_any_batches_end_in_the_same_rows_on_sqlite`).
+//!   `events_in_any_order_end_in_the_same_rows_on_sqlite`).
 //!
 //! # Design
 //! Each group of columns has a version guard: the [`OrderKey`] of its last writer. Nothing here

@@ -2,7 +2,7 @@
 //!
 //! # Guarantees
 //! - The state and each column have a version guard of their own
-//!   (`old_never_beats_new_in_a_recording`).
+//!   (`recording_keeps_newer_values`).
 
 use shared::event::OrderKey;
 use shared::platform::RecordingState;

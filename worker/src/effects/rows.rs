@@ -2,10 +2,10 @@
 //!
 //! # Guarantees
 //! - An event with the outcome [`Applied::MissingSession`] or [`Applied::Conflict`] has changed no
-//!   row (`a_missing_session_leaves_nothing`,
-//!   `a_platform_with_own_scope_touches_only_its_own_sessions`).
+//!   row (`missing_session_leaves_no_row`,
+//!   `own_scope_touches_only_its_own_sessions`).
 //! - A session that an earlier event of the batch created counts as present
-//!   (`announced_and_used_in_one_batch`).
+//!   (`announcement_and_its_events_fit_in_one_batch`).
 
 use std::collections::HashMap;
 

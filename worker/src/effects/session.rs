@@ -4,7 +4,7 @@
 //! - The status and each column have a version guard of their own. So a title is kept even if the
 //!   `offline` event arrives first (`five_events_end_in_the_same_row_in_every_order`).
 //! - A `live` event begins a broadcast and empties the columns of the one before, also if their
-//!   events arrive later (`a_broadcast_begins_with_no_viewers_of_the_one_before`).
+//!   events arrive later (`new_broadcast_clears_the_viewer_count`).
 
 use std::collections::BTreeMap;
 

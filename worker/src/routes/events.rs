@@ -2,7 +2,7 @@
 //!
 //! # Guarantees
 //! - An event in the ledger is `processed`, even if Redis has a copy of it. The state of any other
-//!   event is the one in Redis (`the_index_follows_an_event_through_retry_dead_letter_and_replay`).
+//!   event is the one in Redis (`exception_index_follows_retry_dead_letter_and_replay`).
 //!
 //! # Design
 //! An unknown or purged event is 404. So is an unfinished event without a dedup marker, because its

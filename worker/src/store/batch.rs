@@ -2,14 +2,14 @@
 //!
 //! # Guarantees
 //! - A ledger row is inserted only for an event whose effect is in the same transaction
-//!   (`announced_and_used_in_one_batch`).
+//!   (`announcement_and_its_events_fit_in_one_batch`).
 //! - Every row that a transaction creates was absent before. A transaction that loses a race
 //!   against another worker is rolled back and runs again
-//!   (`many_workers_share_the_work_of_one_session`).
+//!   (`workers_sharing_a_session_apply_each_event_once`).
 //! - A part reads what earlier parts of its transaction wrote, so parts may need the same row
-//!   (`a_redelivery_in_a_later_part_undoes_the_parts_before_it_and_all_are_run_again`).
+//!   (`redelivery_in_a_later_part_reruns_all_parts`).
 //! - A redelivered event is found even if the transaction assumed that it is new
-//!   (`a_redelivery_among_new_events_is_known_and_they_take_effect_once`).
+//!   (`redelivery_is_known_among_new_events`).
 //!
 //! # Design
 //! Nearly all events are new, so a transaction may assume that ([`LedgerCheck::AssumeNew`]) and

@@ -3,7 +3,7 @@
 //! # Guarantees
 //! - A locked row costs other events one lock timeout when it is met first, and nothing afterwards
 //!   (`locked_row_delays_no_other_room`).
-//! - No event is kept back for a row that is free again (`held_row_is_free_again_at_once`).
+//! - No event is kept back for a row that is free again (`released_row_is_usable_at_once`).
 //!
 //! # Design
 //! A lock that no query finds (a row being inserted, a locked table) shows only when an event that

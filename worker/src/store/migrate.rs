@@ -2,9 +2,9 @@
 //!
 //! # Guarantees
 //! - Any number of workers may start at once. One migrates at a time, under a lock that ends with
-//!   its process (`eight_workers_that_start_at_once_all_start`).
+//!   its process (`workers_starting_at_once_all_open_the_database`).
 //! - An older program starts beside newer migrations
-//!   (`an_older_program_starts_beside_newer_migrations`).
+//!   (`older_binary_starts_beside_newer_migrations`).
 //!
 //! # Design
 //! The lock is Tributary's own, because sqlx's lock does nothing on SQLite.

@@ -5,8 +5,8 @@
 //!   has a ledger row and its effect, both committed and synced. Every other event has neither
 //!   (`worker_killed_in_mid_batch_loses_nothing`).
 //! - Only the unique key of the ledger decides whether an event took effect. So redeliveries, claim
-//!   races and replays change nothing (`a_second_delivery_is_known_and_changes_nothing`,
-//!   `one_event_in_two_workers_at_once_takes_effect_once`).
+//!   races and replays change nothing (`second_delivery_is_known_and_changes_nothing`,
+//!   `event_in_two_workers_at_once_takes_effect_once`).
 
 mod batch;
 mod duplicate_hint;

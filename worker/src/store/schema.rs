@@ -6,7 +6,7 @@
 //!
 //! # Design
 //! The migrations define what is needed. SQLite's migrations run in memory and are read back. Those
-//! of PostgreSQL create the same tables and columns (`eight_workers_that_start_at_once_all_start`).
+//! of PostgreSQL create the same tables and columns (`workers_starting_at_once_all_open_the_database`).
 
 use std::sync::OnceLock;
 

@@ -3,11 +3,11 @@
 //! # Guarantees
 //!
 //! - A read that failed to connect returns [`CallError::NotRun`]; later reads reconnect at most
-//!   once per [`FAILURE_PAUSE`] (`a_reader_tries_to_connect_once_in_a_while`).
+//!   once per [`FAILURE_PAUSE`] (`reader_bounds_its_connection_attempts`).
 //! - A reply is never matched to another read: the connection is dropped after a timeout, a
 //!   malformed reply or a cancelled read
-//!   (`the_answer_to_a_read_that_was_given_up_is_not_taken_for_the_next_one_s`).
-//! - A server that became a replica is left (`a_reader_leaves_a_server_that_became_a_replica`).
+//!   (`reader_matches_no_late_reply_to_the_next_read`).
+//! - A server that became a replica is left (`reader_reconnects_when_its_server_became_a_replica`).
 //!
 //! # Design
 //!

@@ -7,8 +7,8 @@
 //! - A call that may have run is never sent again and returns [`CallError::Unknown`]
 //!   (`killed_primary_loses_nothing_with_wait_replicas`).
 //! - A slot without a primary is found again, and the map is not read for it all the time
-//!   (`a_slot_that_nobody_had_for_a_moment_is_found_again`,
-//!   `a_slot_that_nobody_has_is_not_asked_for_all_the_time`).
+//!   (`unassigned_slot_is_found_again_when_assigned`,
+//!   `unassigned_slot_is_looked_up_rarely`).
 //!
 //! # Design
 //!

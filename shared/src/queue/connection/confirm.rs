@@ -4,9 +4,9 @@
 //!
 //! - A call succeeds only if the requested number of replicas has everything that the server held
 //!   when it answered. This covers what the call wrote, and the entry behind a duplicate
-//!   (`what_replicas_have_not_got_is_an_unknown_outcome_for_duplicates_too`).
+//!   (`unreplicated_duplicate_is_an_unknown_result`).
 //! - A call that is not confirmed in time returns [`CallError::Unknown`]: a failover may lose it
-//!   (`what_replicas_have_not_got_is_an_unknown_outcome_for_duplicates_too`).
+//!   (`unreplicated_duplicate_is_an_unknown_result`).
 //!
 //! # Design
 //!

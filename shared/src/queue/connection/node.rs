@@ -3,11 +3,11 @@
 //! # Guarantees
 //!
 //! - It connects on first use, so a process may start before Redis
-//!   (`a_process_may_start_before_redis`).
+//!   (`connection_may_be_created_before_redis_starts`).
 //! - After a failure every later call reconnects, at most once per [`FAILURE_PAUSE`] for all
 //!   callers together. A call that could not connect returns [`CallError::NotRun`]
-//!   (`calls_to_an_absent_redis_fail_fast_and_together`).
-//! - A refusal while connecting is not final (`a_refusal_while_connecting_is_not_for_ever`).
+//!   (`calls_without_redis_fail_fast`).
+//! - A refusal while connecting is not final (`connection_recovers_after_a_refused_connect`).
 //!
 //! # Design
 //!

@@ -5,9 +5,9 @@
 //! - On a cluster one slow or frozen node delays no other node's streams
 //!   (`frozen_primary_loses_nothing_with_wait_replicas`).
 //! - An idle reader polls seldom, and still returns new entries quickly
-//!   (`an_idle_reader_asks_seldom_and_is_still_quick`).
+//!   (`idle_reader_polls_rarely_and_wakes_quickly`).
 //! - A damaged stream keeps no other from being read
-//!   (`a_damaged_stream_keeps_no_other_from_being_read`).
+//!   (`stream_of_wrong_type_blocks_no_other_on_a_cluster`).
 //!
 //! # Design
 //!

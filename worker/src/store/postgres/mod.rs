@@ -2,9 +2,9 @@
 //!
 //! # Guarantees
 //! - A session that holds locks cannot hold them longer than its own timeouts, even if its worker
-//!   is frozen in a transaction (`a_worker_frozen_in_mid_transaction_holds_nobody_up_for_ever`).
+//!   is frozen in a transaction (`frozen_transaction_ends_by_its_idle_timeout`).
 //! - Rows that a batch changes are locked first, in order of key. A deadlock counts as a lost race
-//!   (`a_deadlock_is_a_lost_race`).
+//!   (`deadlock_is_retried_as_a_lost_race`).
 
 mod ledger_retention;
 mod sql;

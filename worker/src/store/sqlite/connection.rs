@@ -3,7 +3,7 @@
 //! # Guarantees
 //! - Steps run in the order of their calls. Dropping the [`WriterThread`] closes the connection
 //!   after its current step, which rolls back an open transaction
-//!   (`any_order_and_any_batches_end_in_the_same_rows_on_sqlite`).
+//!   (`events_in_any_order_end_in_the_same_rows_on_sqlite`).
 //!
 //! # Design
 //! SQLite handles a row in less time than a hand-over to another thread takes. So a whole step of a

@@ -2,7 +2,7 @@
 
 pub(crate) mod bare;
 pub(crate) mod commands;
-pub(crate) mod node;
+pub(crate) mod fastify;
 pub(crate) mod pool;
 pub(crate) mod postgres;
 pub(crate) mod rows;

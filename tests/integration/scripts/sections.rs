@@ -10,12 +10,12 @@ use shared::queue::{
 };
 
 use crate::cluster::one_node;
-use crate::fixture::{Fixture, OPEN, event, field, name};
+use crate::fixture::{QueueFixture, UNLIMITED, event, field, name};
 
 const PLATFORMS: [&str; 3] = ["mux", "acme", "netflix"];
-static UNLIMITED: EnqueuePolicy = OPEN;
+static UNLIMITED_POLICY: EnqueuePolicy = UNLIMITED;
 /// Two events, each by itself.
-const TWO: Ids = &[&["a"], &["b"]];
+const TWO: IdGroups = &[&["a"], &["b"]];
 
 /// An event of `platform`.
 fn of(platform: &str, id: &str) -> NewEvent {
@@ -24,21 +24,21 @@ fn of(platform: &str, id: &str) -> NewEvent {
 
 /// One per ten minutes after a burst, so that no time passes as far as the limit is concerned.
 fn slow(burst: u32) -> EnqueuePolicy {
-    EnqueuePolicy { period_us: 600_000_000, burst, ..OPEN }
+    EnqueuePolicy { period_us: 600_000_000, burst, ..UNLIMITED }
 }
 
 /// What is brought to a call: whose, decided by what, and groups of ids.
-type Brought = (&'static str, EnqueuePolicy, Ids);
-type Ids = &'static [&'static [&'static str]];
+type SectionInput = (&'static str, EnqueuePolicy, IdGroups);
+type IdGroups = &'static [&'static [&'static str]];
 
-impl Fixture {
+impl QueueFixture {
     fn of(&self, platform: &str) -> PlatformKeys {
         self.queue.keys(&name(platform))
     }
 
     /// All in one call.
-    async fn share(&self, brought: &[Brought]) -> Vec<Enqueued> {
-        let events = |(platform, _, groups): &Brought| -> Vec<Vec<NewEvent>> {
+    async fn share(&self, brought: &[SectionInput]) -> Vec<Enqueued> {
+        let events = |(platform, _, groups): &SectionInput| -> Vec<Vec<NewEvent>> {
             groups.iter().map(|ids| ids.iter().map(|id| of(platform, id)).collect()).collect()
         };
         let events: Vec<_> = brought.iter().map(events).collect();
@@ -85,15 +85,15 @@ fn counters(of: &[(&str, u64)]) -> BTreeMap<String, u64> {
 }
 
 #[tokio::test]
-async fn each_request_gets_its_own_outcome_in_its_place() {
-    let fixture = Fixture::start().await;
-    fixture.share(&[("acme", OPEN, &[&["old"]])]).await;
-    let bounded = EnqueuePolicy { max_backlog: 2, ..OPEN };
+async fn sections_return_each_outcome_in_its_place() {
+    let fixture = QueueFixture::start().await;
+    fixture.share(&[("acme", UNLIMITED, &[&["old"]])]).await;
+    let bounded = EnqueuePolicy { max_backlog: 2, ..UNLIMITED };
     let outcomes = fixture
         .share(&[
             ("mux", slow(2), &[&["a"], &["b"], &["c"], &["a"]]),
             ("acme", bounded, &[&["old"], &["d"], &["e"], &["old"]]),
-            ("netflix", OPEN, &[&["f"], &["f"], &["g"]]),
+            ("netflix", UNLIMITED, &[&["f"], &["f"], &["g"]]),
         ])
         .await;
     let limited = RateLimited { retry_after_s: 600 };
@@ -113,15 +113,15 @@ async fn each_request_gets_its_own_outcome_in_its_place() {
     let names: BTreeSet<_> = fixture.queue.platforms().await.unwrap().into_iter().collect();
     assert_eq!(names, PLATFORMS.map(name).into());
     // Each marker is its own platform's, and all are found again.
-    let again: [Brought; 3] =
-        [("netflix", OPEN, &[&["g"]]), ("mux", OPEN, &[&["b"]]), ("acme", OPEN, &[&["d"]])];
+    let again: [SectionInput; 3] =
+        [("netflix", UNLIMITED, &[&["g"]]), ("mux", UNLIMITED, &[&["b"]]), ("acme", UNLIMITED, &[&["d"]])];
     assert_eq!(fixture.share(&again).await, [Duplicate; 3]);
 }
 
 /// What platforms have a call in common for.
 #[tokio::test]
-async fn what_can_be_asked_once_is_asked_once() {
-    let fixture = Fixture::start().await;
+async fn sections_share_lookups() {
+    let fixture = QueueFixture::start().await;
     fixture.redis::<()>(&["CONFIG", "RESETSTAT"]).await;
     let brought = PLATFORMS.map(|platform| (platform, slow(5), TWO));
     assert_eq!(fixture.share(&brought).await, [Accepted; 6]);
@@ -140,11 +140,11 @@ async fn what_can_be_asked_once_is_asked_once() {
 }
 
 #[tokio::test]
-async fn what_is_wrong_with_one_platforms_keys_harms_no_other() {
+async fn section_with_damaged_keys_harms_no_other() {
     for damaged in PLATFORMS {
-        let fixture = Fixture::start().await;
+        let fixture = QueueFixture::start().await;
         let keys = fixture.of(damaged);
-        let brought = |id: Ids| PLATFORMS.map(|platform| (platform, slow(2), id));
+        let brought = |id: IdGroups| PLATFORMS.map(|platform| (platform, slow(2), id));
         let expected =
             |of_it| PLATFORMS.map(|platform| if platform == damaged { of_it } else { Accepted });
 
@@ -177,7 +177,7 @@ async fn what_is_wrong_with_one_platforms_keys_harms_no_other() {
         );
 
         // Something else where a marker would be: it is there, so the event was seen.
-        let fixture = Fixture::start().await;
+        let fixture = QueueFixture::start().await;
         let marker = keys.marker(&marker_digest(damaged, "d"));
         fixture.redis::<()>(&["SADD", &marker, "not a string"]).await;
         assert_eq!(fixture.share(&brought(&[&["d"]])).await, expected(Duplicate), "{damaged}");
@@ -186,10 +186,10 @@ async fn what_is_wrong_with_one_platforms_keys_harms_no_other() {
 
 /// An older permission list may allow one and not the other.
 #[tokio::test]
-async fn limits_hold_where_they_may_only_be_asked_one_by_one() {
-    let fixture = Fixture::start().await;
+async fn rate_limits_hold_without_permission_for_mget() {
+    let fixture = QueueFixture::start().await;
     fixture.redis::<()>(&["ACL", "SETUSER", "default", "-mget"]).await;
-    let brought = |id: Ids| [("mux", slow(1), id), ("acme", slow(2), id)];
+    let brought = |id: IdGroups| [("mux", slow(1), id), ("acme", slow(2), id)];
     assert_eq!(fixture.share(&brought(&[&["a"]])).await, [Accepted; 2]);
     assert_eq!(
         fixture.share(&brought(&[&["b"]])).await,
@@ -198,18 +198,18 @@ async fn limits_hold_where_they_may_only_be_asked_one_by_one() {
 }
 
 #[tokio::test]
-async fn every_platform_is_decided_by_its_own_policy() {
-    let fixture = Fixture::start().await;
+async fn section_is_decided_by_its_own_policy() {
+    let fixture = QueueFixture::start().await;
     let limit = |burst| TypeLimit { period_us: 600_000_000, burst };
     let types = |burst| BTreeMap::from([("stream.up".to_owned(), limit(burst))]);
-    let ids: Ids = &[&["a"], &["b"], &["c"], &["d"]];
+    let ids: IdGroups = &[&["a"], &["b"], &["c"], &["d"]];
     let outcomes = fixture
         .share(&[
             ("mux", EnqueuePolicy { types: types(1), dedup_ttl_s: 100, ..slow(3) }, ids),
             ("acme", EnqueuePolicy { dedup_ttl_s: 2000, ..slow(3) }, ids),
             (
                 "netflix",
-                EnqueuePolicy { types: types(2), max_backlog: 3, dedup_ttl_s: 30_000, ..OPEN },
+                EnqueuePolicy { types: types(2), max_backlog: 3, dedup_ttl_s: 30_000, ..UNLIMITED },
                 ids,
             ),
         ])
@@ -244,14 +244,14 @@ async fn every_platform_is_decided_by_its_own_policy() {
 }
 
 #[tokio::test]
-async fn groups_are_whole_in_each_share() {
-    let fixture = Fixture::start().await;
-    let bounded = |max_backlog| EnqueuePolicy { max_backlog, ..OPEN };
+async fn groups_stay_whole_in_every_section() {
+    let fixture = QueueFixture::start().await;
+    let bounded = |max_backlog| EnqueuePolicy { max_backlog, ..UNLIMITED };
     let outcomes = fixture
         .share(&[
             ("mux", bounded(3), &[&["a", "b"], &["c", "d"], &["e"]]),
             ("acme", slow(3), &[&["f"], &["g", "h", "i"], &["j", "k"]]),
-            ("netflix", OPEN, &[&["l", "m", "l"], &["m", "l"], &["n"]]),
+            ("netflix", UNLIMITED, &[&["l", "m", "l"], &["m", "l"], &["n"]]),
         ])
         .await;
     let limited = RateLimited { retry_after_s: 600 };
@@ -266,18 +266,18 @@ async fn groups_are_whole_in_each_share() {
     let end = StreamId { ms: u64::MAX, seq: u64::MAX - 1 }.to_string();
     fixture.redis::<String>(&["XADD", &fixture.of("mux").incoming, &end, "v", "1"]).await;
     let again =
-        fixture.share(&[("mux", OPEN, &[&["x", "y"]]), ("acme", OPEN, &[&["x", "y"]])]).await;
+        fixture.share(&[("mux", UNLIMITED, &[&["x", "y"]]), ("acme", UNLIMITED, &[&["x", "y"]])]).await;
     assert_eq!((again, fixture.queued_of("acme").await.len()), (vec![Refused, Accepted], 5));
 }
 
 /// Ids decide between equal times, also where several platforms share their rooms: no two are the same.
 #[tokio::test]
-async fn a_clock_that_was_set_back_concerns_the_streams_that_are_ahead() {
-    let fixture = Fixture::start().await;
+async fn clock_step_back_affects_only_streams_that_are_ahead() {
+    let fixture = QueueFixture::start().await;
     let (ahead, far) = (fixture.of("acme").incoming, "9999999999999-7");
     fixture.redis::<String>(&["XADD", &ahead, far, "event_id", "before"]).await;
     let now = fixture.queue.now().await.unwrap();
-    let brought = PLATFORMS.map(|platform| (platform, OPEN, TWO));
+    let brought = PLATFORMS.map(|platform| (platform, UNLIMITED, TWO));
     assert_eq!(fixture.share(&brought).await, [Accepted; 6]);
     let mut ids = BTreeSet::new();
     for platform in PLATFORMS {
@@ -294,8 +294,8 @@ async fn a_clock_that_was_set_back_concerns_the_streams_that_are_ahead() {
 }
 
 #[tokio::test]
-async fn a_time_from_the_future_is_cut_wherever_it_stands() {
-    let fixture = Fixture::start().await;
+async fn future_event_time_is_cut_in_every_section() {
+    let fixture = QueueFixture::start().await;
     let now = fixture.queue.now().await.unwrap();
     let (past, near, far) =
         (now - 86_400_000, now + MAX_FUTURE_MS - 10_000, now + MAX_FUTURE_MS + 60_000);
@@ -314,7 +314,7 @@ async fn a_time_from_the_future_is_cut_wherever_it_stands() {
                 (0..).zip(times).map(|(nth, at)| one(platform, nth, at)).collect()
             })
             .collect();
-        let platforms = PLATFORMS.iter().map(|platform| (*platform, &UNLIMITED));
+        let platforms = PLATFORMS.iter().map(|platform| (*platform, &UNLIMITED_POLICY));
         assert_eq!(fixture.share_events(platforms, &events).await, [Accepted; 6]);
         for (platform, times) in PLATFORMS.iter().zip(times) {
             let entries = fixture.fields(&fixture.of(platform).incoming).await;
@@ -328,8 +328,8 @@ async fn a_time_from_the_future_is_cut_wherever_it_stands() {
 }
 
 #[tokio::test]
-async fn a_platform_may_come_twice_into_a_call() {
-    let fixture = Fixture::start().await;
+async fn platform_may_have_two_sections_in_a_call() {
+    let fixture = QueueFixture::start().await;
     // As after a change of its definition: what the first has charged and queued, the second knows.
     let wider = EnqueuePolicy { max_backlog: 4, ..slow(10) };
     let outcomes = fixture
@@ -348,8 +348,8 @@ async fn a_platform_may_come_twice_into_a_call() {
 
 /// On a single server a marker is named by the digest alone.
 #[tokio::test]
-async fn what_an_earlier_share_has_brought_is_a_duplicate_in_a_later_one() {
-    let fixture = Fixture::start().await;
+async fn event_of_an_earlier_section_is_a_duplicate_in_a_later_one() {
+    let fixture = QueueFixture::start().await;
     let same = |id: &str| vec![event(id)];
     let events = [
         vec![same("a"), same("b")],
@@ -357,20 +357,20 @@ async fn what_an_earlier_share_has_brought_is_a_duplicate_in_a_later_one() {
         vec![vec![event("c"), event("d")], same("a")],
     ];
     let outcomes = fixture
-        .share_events(PLATFORMS.iter().map(|platform| (*platform, &UNLIMITED)), &events)
+        .share_events(PLATFORMS.iter().map(|platform| (*platform, &UNLIMITED_POLICY)), &events)
         .await;
     assert_eq!(outcomes, [Accepted, Accepted, Duplicate, Accepted, Accepted, Duplicate]);
     assert_eq!(fixture.queued_of("netflix").await, ["d"]);
 }
 
 #[tokio::test]
-async fn the_bound_of_a_call_is_that_of_all_its_shares() {
-    let fixture = Fixture::start().await;
+async fn call_bound_counts_all_sections() {
+    let fixture = QueueFixture::start().await;
     let (mux, acme) = (fixture.of("mux"), fixture.of("acme"));
     let bare = |n: usize| NewEvent { marker: None, ..event(&n.to_string()) };
     let events: Vec<NewEvent> = (0..MAX_BATCH_EVENTS).map(bare).collect();
     let singly: Vec<&[NewEvent]> = events.iter().map(std::slice::from_ref).collect();
-    let share = |keys, groups| EnqueueSection { keys, policy: &UNLIMITED, groups };
+    let share = |keys, groups| EnqueueSection { keys, policy: &UNLIMITED_POLICY, groups };
     let too_many = [share(&mux, &singly[..]), share(&acme, &singly[..1])];
     assert!(fixture.queue.enqueue_sections(&too_many).await.unwrap_err().certainly_not_run());
     let empty = [share(&mux, &singly[..1]), share(&acme, &[&[]])];
@@ -390,13 +390,13 @@ async fn the_bound_of_a_call_is_that_of_all_its_shares() {
 }
 
 #[tokio::test]
-async fn on_a_cluster_platforms_do_not_mix() {
+async fn sections_of_two_platforms_are_refused_on_a_cluster() {
     let server = one_node().await;
     let queue = Queue::new(KeyLayout::Cluster, connect(&server.url().into(), true).unwrap());
     assert!(!queue.mixes_platforms());
     let (mux, acme, given) = (queue.keys(&name("mux")), queue.keys(&name("acme")), [event("a")]);
     let groups = [&given[..]];
-    let share = |keys| EnqueueSection { keys, policy: &UNLIMITED, groups: &groups };
+    let share = |keys| EnqueueSection { keys, policy: &UNLIMITED_POLICY, groups: &groups };
     assert!(
         queue.enqueue_sections(&[share(&mux), share(&acme)]).await.unwrap_err().certainly_not_run()
     );

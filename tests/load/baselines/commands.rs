@@ -10,27 +10,27 @@ use sha2::{Digest, Sha256};
 use tests::redis::RedisServer;
 use tests::sender::{now_ms, unique};
 
-use crate::Failure;
-use crate::cpu::Sampler;
+use crate::LoadError;
+use crate::cpu::CpuSampler;
 use crate::requests::{KINDS, body, event_id};
 
 const STREAM: &str = "webhooks:incoming:mux";
 const GROUP: &str = "webhook-processors";
 /// As many as ingress puts into one call.
-const ENQUEUED: usize = 128;
+const ENQUEUE_BATCH: usize = 128;
 /// As many as a worker reads and settles at once.
-const READ: usize = 512;
+const READ_BATCH: usize = 512;
 /// As long as ingress remembers.
-const REMEMBERED_MS: i64 = 24 * 3600 * 1000;
+const DEDUP_TTL_MS: i64 = 24 * 3600 * 1000;
 
 /// CPU of Redis per event, in µs.
-pub(crate) struct Commands {
+pub(crate) struct CommandCost {
     pub(crate) enqueue: f64,
     pub(crate) read_and_settle: f64,
 }
 
 /// Takes `events` through `redis`, which nothing else uses.
-pub(crate) async fn measure(redis: &RedisServer, events: usize) -> Result<Commands, Failure> {
+pub(crate) async fn measure(redis: &RedisServer, events: usize) -> Result<CommandCost, LoadError> {
     let mut connection = redis.connection().await;
     cmd("XGROUP")
         .arg(&["CREATE", STREAM, GROUP, "0", "MKSTREAM"])
@@ -39,10 +39,10 @@ pub(crate) async fn measure(redis: &RedisServer, events: usize) -> Result<Comman
 
     let run = unique("floor");
     let transactions: Vec<Pipeline> = (0..events)
-        .step_by(ENQUEUED)
-        .map(|first| enqueue(&run, first..events.min(first + ENQUEUED)))
+        .step_by(ENQUEUE_BATCH)
+        .map(|first| enqueue(&run, first..events.min(first + ENQUEUE_BATCH)))
         .collect();
-    let mut sampler = Sampler::of(&[redis.process().pid()])?;
+    let mut sampler = CpuSampler::of(&[redis.process().pid()])?;
     sampler.mark();
     for transaction in &transactions {
         transaction.exec_async(&mut connection).await?;
@@ -50,7 +50,7 @@ pub(crate) async fn measure(redis: &RedisServer, events: usize) -> Result<Comman
     sampler.mark();
     let enqueue = sampler.micros_per(0, events as u64);
 
-    let mut sampler = Sampler::of(&[redis.process().pid()])?;
+    let mut sampler = CpuSampler::of(&[redis.process().pid()])?;
     sampler.mark();
     let mut settled = 0;
     while settled < events {
@@ -59,7 +59,7 @@ pub(crate) async fn measure(redis: &RedisServer, events: usize) -> Result<Comman
         settled += ids.len();
     }
     sampler.mark();
-    Ok(Commands { enqueue, read_and_settle: sampler.micros_per(0, events as u64) })
+    Ok(CommandCost { enqueue, read_and_settle: sampler.micros_per(0, events as u64) })
 }
 
 fn enqueue(run: &str, events: std::ops::Range<usize>) -> Pipeline {
@@ -86,15 +86,15 @@ fn enqueue(run: &str, events: std::ops::Range<usize>) -> Pipeline {
             .arg(format!("webhook:hash:{marker}"))
             .arg(1)
             .arg("PXAT")
-            .arg(now + REMEMBERED_MS);
+            .arg(now + DEDUP_TTL_MS);
     }
     transaction
 }
 
 /// Ids of the next entries; there are some.
-async fn read(connection: &mut MultiplexedConnection) -> Result<Vec<Value>, Failure> {
+async fn read(connection: &mut MultiplexedConnection) -> Result<Vec<Value>, LoadError> {
     let mut call = cmd("XREADGROUP");
-    call.arg(&["GROUP", GROUP, "floor", "COUNT"]).arg(READ).arg(&["STREAMS", STREAM, ">"]);
+    call.arg(&["GROUP", GROUP, "floor", "COUNT"]).arg(READ_BATCH).arg(&["STREAMS", STREAM, ">"]);
     let streams: Vec<(Value, Vec<(Value, Value)>)> = call.query_async(connection).await?;
     let entries = streams.into_iter().flat_map(|(_, entries)| entries);
     let ids: Vec<Value> = entries.map(|(id, _)| id).collect();

@@ -9,12 +9,12 @@ use tests::process::{self, Program};
 use tests::sender::MUX_SECRET;
 use tokio::time::timeout;
 
-use crate::Failure;
+use crate::LoadError;
 
 const SERVER: &str = include_str!("../fastify/server.mjs");
 const PACKAGE: &str = include_str!("../fastify/package.json");
 /// Longest wait for the packages.
-const INSTALLED: Duration = Duration::from_secs(180);
+const INSTALL_TIMEOUT: Duration = Duration::from_secs(180);
 
 /// The server and its packages, in a folder that is removed in the end.
 pub(crate) struct Fastify {
@@ -34,7 +34,7 @@ impl Fastify {
             .and_then(|()| write("server.mjs", SERVER))
             .map_err(|e| e.to_string())?;
         let npm = install(folder.path());
-        match timeout(INSTALLED, npm).await {
+        match timeout(INSTALL_TIMEOUT, npm).await {
             Ok(Ok(())) => Ok(Self { folder }),
             Ok(Err(error)) => Err(format!("npm cannot install fastify and ioredis: {error}")),
             Err(_) => Err("npm took too long".to_owned()),
@@ -53,7 +53,7 @@ impl Fastify {
     }
 }
 
-async fn install(folder: &Path) -> Result<(), Failure> {
+async fn install(folder: &Path) -> Result<(), LoadError> {
     let mut command = tokio::process::Command::new("npm");
     command
         .args(["install", "--omit=dev", "--no-audit", "--no-fund", "--loglevel=error"])

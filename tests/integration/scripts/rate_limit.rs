@@ -7,10 +7,10 @@ use shared::platform::RateLimit;
 use shared::queue::{EnqueuePolicy, Enqueued, TypeLimit};
 use tests::poll;
 
-use crate::fixture::{Fixture, OPEN, event};
+use crate::fixture::{QueueFixture, UNLIMITED, event};
 
 fn policy(period_us: u64, burst: u32) -> EnqueuePolicy {
-    EnqueuePolicy { period_us, burst, ..OPEN }
+    EnqueuePolicy { period_us, burst, ..UNLIMITED }
 }
 
 fn accepted(outcomes: &[Enqueued]) -> usize {
@@ -18,8 +18,8 @@ fn accepted(outcomes: &[Enqueued]) -> usize {
 }
 
 #[tokio::test]
-async fn exactly_the_burst_gets_through_however_it_is_batched() {
-    let fixture = Fixture::start().await;
+async fn burst_is_exact_for_any_batching() {
+    let fixture = QueueFixture::start().await;
     // Far below one event per second, so that no time passes as far as the limit is concerned.
     let policy = policy(600_000_000, 100);
     let mut through = 0;
@@ -37,11 +37,11 @@ async fn exactly_the_burst_gets_through_however_it_is_batched() {
 }
 
 #[tokio::test]
-async fn no_digit_of_the_state_is_lost() {
-    let fixture = Fixture::start().await;
-    let before = micros(&fixture).await;
+async fn rate_limit_state_keeps_every_digit() {
+    let fixture = QueueFixture::start().await;
+    let before = redis_micros(&fixture).await;
     fixture.enqueue(&policy(1_000_003, 1000), &["a", "b", "c"].map(event)).await;
-    let after = micros(&fixture).await;
+    let after = redis_micros(&fixture).await;
     let stored: String = fixture.redis(&["GET", &fixture.keys.limit]).await;
     let tat: i64 = stored.parse().expect("all its digits, no exponent");
     // Three periods past the time of the call, to the microsecond.
@@ -54,8 +54,8 @@ async fn no_digit_of_the_state_is_lost() {
 }
 
 #[tokio::test]
-async fn a_refusal_tells_when_to_come_again() {
-    let fixture = Fixture::start().await;
+async fn rate_limit_refusal_names_the_wait() {
+    let fixture = QueueFixture::start().await;
     // One per 10 minutes, 2 at once.
     let slow = policy(600_000_000, 2);
     let outcomes = fixture.enqueue(&slow, &["a", "b", "c", "d"].map(event)).await;
@@ -72,8 +72,8 @@ async fn a_refusal_tells_when_to_come_again() {
 }
 
 #[tokio::test]
-async fn the_twin_of_a_refused_event_is_refused_too() {
-    let fixture = Fixture::start().await;
+async fn duplicate_of_a_refused_event_is_refused() {
+    let fixture = QueueFixture::start().await;
     let outcomes =
         fixture.enqueue(&policy(600_000_000, 1), &[event("a"), event("b"), event("b")]).await;
     assert_eq!(outcomes[0], Enqueued::Accepted);
@@ -82,13 +82,13 @@ async fn the_twin_of_a_refused_event_is_refused_too() {
         "{outcomes:?}"
     );
 
-    let full = EnqueuePolicy { max_backlog: 1, ..OPEN };
+    let full = EnqueuePolicy { max_backlog: 1, ..UNLIMITED };
     assert_eq!(fixture.enqueue(&full, &[event("c"), event("c")]).await, [Enqueued::Overloaded; 2]);
 }
 
 #[tokio::test]
-async fn what_is_refused_for_the_backlog_is_not_charged() {
-    let fixture = Fixture::start().await;
+async fn backlog_refusal_costs_no_quota() {
+    let fixture = QueueFixture::start().await;
     let limited = EnqueuePolicy { max_backlog: 1, ..policy(600_000_000, 2) };
     assert_eq!(
         fixture.enqueue(&limited, &["a", "b", "c"].map(event)).await,
@@ -99,9 +99,9 @@ async fn what_is_refused_for_the_backlog_is_not_charged() {
 }
 
 #[tokio::test]
-async fn a_state_from_a_clock_that_was_set_back_is_cut() {
-    let fixture = Fixture::start().await;
-    let future = micros(&fixture).await + 86_400_000_000;
+async fn rate_limit_state_is_cut_after_a_clock_step_back() {
+    let fixture = QueueFixture::start().await;
+    let future = redis_micros(&fixture).await + 86_400_000_000;
     fixture.redis::<()>(&["SET", &fixture.keys.limit, &future.to_string()]).await;
     // At worst the whole burst is used up: not blocked for the day that the clock was ahead.
     let outcomes = fixture.enqueue(&policy(1_000_000, 3), &[event("a")]).await;
@@ -110,9 +110,9 @@ async fn a_state_from_a_clock_that_was_set_back_is_cut() {
 
 /// A refusal charges nothing; were the cut state not written, each call would find the limit reached anew.
 #[tokio::test]
-async fn a_state_that_was_cut_drains_like_any_other() {
-    let fixture = Fixture::start().await;
-    let future = micros(&fixture).await + 86_400_000_000;
+async fn rate_limit_state_drains_after_a_cut() {
+    let fixture = QueueFixture::start().await;
+    let future = redis_micros(&fixture).await + 86_400_000_000;
     fixture.redis::<()>(&["SET", &fixture.keys.limit, &future.to_string()]).await;
     let quick = policy(50_000, 3);
     assert!(matches!(
@@ -129,8 +129,8 @@ async fn a_state_that_was_cut_drains_like_any_other() {
 }
 
 #[tokio::test]
-async fn an_illegible_state_is_none() {
-    let fixture = Fixture::start().await;
+async fn rate_limit_state_that_is_unreadable_counts_as_none() {
+    let fixture = QueueFixture::start().await;
     for garbage in ["", "nan", "-5", "a text"] {
         fixture.redis::<()>(&["SET", &fixture.keys.limit, garbage]).await;
         let outcomes =
@@ -140,50 +140,50 @@ async fn an_illegible_state_is_none() {
 }
 
 #[tokio::test]
-async fn the_state_goes_when_the_limit_is_at_rest() {
-    let fixture = Fixture::start().await;
+async fn rate_limit_state_expires_at_rest() {
+    let fixture = QueueFixture::start().await;
     fixture.enqueue(&policy(10_000_000, 5), &["a", "b"].map(event)).await;
     let ttl: i64 = fixture.redis(&["PTTL", &fixture.keys.limit]).await;
     assert!((20_000..=21_001).contains(&ttl), "{ttl}");
 }
 
 #[tokio::test]
-async fn the_limit_comes_back_with_time() {
-    let fixture = Fixture::start().await;
+async fn rate_limit_refills_with_time() {
+    let fixture = QueueFixture::start().await;
     let fast = EnqueuePolicy::new(
         RateLimit { per_minute: Some(6000), burst: 1 },
         Duration::from_secs(60),
         1000,
     );
     let mut through = 0;
-    let begin = micros(&fixture).await;
+    let begin = redis_micros(&fixture).await;
     // One per 10 ms: ask until ten went through.
     for n in 0.. {
         through += accepted(&fixture.enqueue(&fast, &[event(&n.to_string())]).await);
         if through == 10 {
             break;
         }
-        assert!(micros(&fixture).await < begin + 20_000_000, "only {through} in 20 s");
+        assert!(redis_micros(&fixture).await < begin + 20_000_000, "only {through} in 20 s");
     }
-    assert!(micros(&fixture).await - begin >= 9 * 10_000, "never faster than the limit");
+    assert!(redis_micros(&fixture).await - begin >= 9 * 10_000, "never faster than the limit");
 }
 
 #[tokio::test]
-async fn no_limit_keeps_no_state() {
-    let fixture = Fixture::start().await;
+async fn unlimited_policy_keeps_no_state() {
+    let fixture = QueueFixture::start().await;
     let events: Vec<_> = (0..100).map(|n| event(&n.to_string())).collect();
-    assert_eq!(accepted(&fixture.enqueue(&OPEN, &events).await), 100);
+    assert_eq!(accepted(&fixture.enqueue(&UNLIMITED, &events).await), 100);
     assert_eq!(fixture.redis::<u64>(&["EXISTS", &fixture.keys.limit]).await, 0);
 }
 
 /// A limit that was taken away limits nobody, however much had been charged to it.
 #[tokio::test]
-async fn what_is_left_of_a_limit_holds_no_longer_than_the_limit() {
-    let fixture = Fixture::start().await;
+async fn removed_rate_limit_limits_nothing() {
+    let fixture = QueueFixture::start().await;
     let (seconds, _): (i64, i64) = fixture.redis(&["TIME"]).await;
     let left = format!("{} 3600000000", (seconds + 3600) * 1_000_000);
     fixture.redis::<()>(&["SET", &fixture.keys.limit, &left]).await;
-    assert_eq!(fixture.enqueue(&OPEN, &["a", "b"].map(event)).await, [Enqueued::Accepted; 2]);
+    assert_eq!(fixture.enqueue(&UNLIMITED, &["a", "b"].map(event)).await, [Enqueued::Accepted; 2]);
     assert_eq!(fixture.redis::<String>(&["GET", &fixture.keys.limit]).await, left);
     assert!(matches!(
         fixture.enqueue(&policy(1_000_000, 1), &[event("c")]).await[..],
@@ -206,7 +206,7 @@ fn of_types(kinds: &[&str]) -> Vec<NewEvent> {
 }
 
 /// `a`: accepted, `-`: rate limited.
-fn seen(outcomes: &[Enqueued]) -> String {
+fn outcome_letters(outcomes: &[Enqueued]) -> String {
     let one = |outcome: &Enqueued| match outcome {
         Enqueued::Accepted => 'a',
         Enqueued::RateLimited { .. } => '-',
@@ -216,32 +216,32 @@ fn seen(outcomes: &[Enqueued]) -> String {
 }
 
 #[tokio::test]
-async fn a_type_has_a_limit_of_its_own_inside_the_platforms() {
-    let fixture = Fixture::start().await;
+async fn event_type_has_its_own_limit_within_the_platform_limit() {
+    let fixture = QueueFixture::start().await;
     let policy = with_types(policy(600_000_000, 8), &[("chat", 2), ("typing", 1)]);
     let events =
         of_types(&["chat", "typing", "chat", "chat", "stream.up", "typing", "chat", "stream.up"]);
-    assert_eq!(seen(&fixture.enqueue(&policy, &events).await), "aaa-a--a");
+    assert_eq!(outcome_letters(&fixture.enqueue(&policy, &events).await), "aaa-a--a");
     // From one call to the next, too; and the types that are not limited have the rest of the platform's.
     let events = of_types(&["chat", "stream.up", "typing", "stream.up", "stream.up", "stream.up"]);
-    assert_eq!(seen(&fixture.enqueue(&policy, &events).await), "-a-aa-");
+    assert_eq!(outcome_letters(&fixture.enqueue(&policy, &events).await), "-a-aa-");
     assert_eq!(fixture.length().await, 8);
     assert_eq!(fixture.counter("rate_limited").await, 6);
 }
 
 #[tokio::test]
-async fn both_limits_are_checked_before_either_is_charged() {
-    let fixture = Fixture::start().await;
+async fn rate_limits_are_checked_before_either_is_charged() {
+    let fixture = QueueFixture::start().await;
     // What the type's limit refuses costs nothing of the platform's.
     let narrow = with_types(policy(600_000_000, 3), &[("chat", 1)]);
     let events = of_types(&["chat", "chat", "chat", "stream.up", "stream.up", "stream.up"]);
-    assert_eq!(seen(&fixture.enqueue(&narrow, &events).await), "a--aa-");
+    assert_eq!(outcome_letters(&fixture.enqueue(&narrow, &events).await), "a--aa-");
 
     // What the platform's limit refuses costs nothing of the type's.
     let keys = fixture.queue.keys(&crate::fixture::name("acme"));
     let enqueue = async |policy: &EnqueuePolicy, kinds: &[&str]| {
         let events = of_types(kinds);
-        seen(
+        outcome_letters(
             &fixture
                 .queue
                 .enqueue(&keys, policy, &events.iter().collect::<Vec<_>>())
@@ -256,20 +256,20 @@ async fn both_limits_are_checked_before_either_is_charged() {
 
     // Neither do duplicates, nor what the backlog refuses.
     let twin = of_types(&["typing"]);
-    let once = with_types(OPEN, &[("typing", 2)]);
+    let once = with_types(UNLIMITED, &[("typing", 2)]);
     assert_eq!(fixture.enqueue(&once, &twin).await, [Enqueued::Accepted]);
     assert_eq!(fixture.enqueue(&once, &twin).await, [Enqueued::Duplicate]);
     let bounded = EnqueuePolicy { max_backlog: 1, ..once.clone() };
     assert_eq!(fixture.enqueue(&bounded, &of_types(&["typing"])).await, [Enqueued::Overloaded]);
-    assert_eq!(seen(&fixture.enqueue(&once, &of_types(&["typing", "typing"])).await), "a-");
+    assert_eq!(outcome_letters(&fixture.enqueue(&once, &of_types(&["typing", "typing"])).await), "a-");
 }
 
 #[tokio::test]
-async fn a_types_state_is_a_key_of_its_own_written_once_with_all_its_digits() {
-    let fixture = Fixture::start().await;
+async fn event_type_limit_has_its_own_key_written_once() {
+    let fixture = QueueFixture::start().await;
     let types = [("chat".to_owned(), TypeLimit { period_us: 1_000_003, burst: 50 })].into();
     let policy = EnqueuePolicy { types, ..policy(2_000_003, 100) };
-    let before = micros(&fixture).await;
+    let before = redis_micros(&fixture).await;
     fixture.redis::<()>(&["CONFIG", "RESETSTAT"]).await;
     fixture.enqueue(&policy, &of_types(&["chat", "stream.up", "chat", "chat"])).await;
     let stats: String = fixture.redis(&["INFO", "commandstats"]).await;
@@ -282,7 +282,7 @@ async fn a_types_state_is_a_key_of_its_own_written_once_with_all_its_digits() {
         Some("6"),
         "a marker for each event, and each state once: {stats}"
     );
-    let after = micros(&fixture).await;
+    let after = redis_micros(&fixture).await;
     for (key, charged) in [
         (fixture.keys.type_limit("chat"), 3 * 1_000_003),
         (fixture.keys.limit.clone(), 4 * 2_000_003),
@@ -297,8 +297,8 @@ async fn a_types_state_is_a_key_of_its_own_written_once_with_all_its_digits() {
 }
 
 #[tokio::test]
-async fn the_longer_wait_of_the_two_is_told() {
-    let fixture = Fixture::start().await;
+async fn rate_limit_refusal_names_the_longer_wait() {
+    let fixture = QueueFixture::start().await;
     let events = of_types(&["chat", "chat"]);
     let type_is_slower = with_types(policy(1_000_000, 1), &[("chat", 1)]);
     let outcomes = fixture.enqueue(&type_is_slower, &events).await;
@@ -316,7 +316,7 @@ async fn the_longer_wait_of_the_two_is_told() {
     assert_eq!(outcomes[1], Enqueued::RateLimited { retry_after_s: 300 });
 }
 
-async fn micros(fixture: &Fixture) -> i64 {
+async fn redis_micros(fixture: &QueueFixture) -> i64 {
     let (seconds, micros): (i64, i64) = fixture.redis(&["TIME"]).await;
     seconds * 1_000_000 + micros
 }

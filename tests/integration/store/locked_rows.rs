@@ -10,17 +10,17 @@ use tests::poll;
 use worker::effects::Applied;
 use worker::store::{PlatformEvents, Store, StoreOptions};
 
-use crate::fixture::{ACTIVE, Event, Fixture, event, mux, options};
+use crate::fixture::{ACTIVE, TestEvent, StoreFixture, event, mux, options};
 
 const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
 
-async fn impatient(fixture: &Fixture) -> Store {
+async fn store_with_short_lock_timeout(fixture: &StoreFixture) -> Store {
     let options = StoreOptions { lock_timeout: LOCK_TIMEOUT, ..options() };
     Store::open(&SecretString::from(fixture.database.url()), &options).await.unwrap()
 }
 
 /// Locks what the query finds until the connection is dropped or [`release`]d.
-async fn hold(fixture: &Fixture, query: &str) -> PgConnection {
+async fn hold(fixture: &StoreFixture, query: &str) -> PgConnection {
     let mut holder = PgConnection::connect(&fixture.database.url()).await.unwrap();
     let sql = format!("BEGIN; {query} FOR UPDATE");
     sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut holder).await.unwrap();
@@ -32,7 +32,7 @@ async fn release(mut holder: PgConnection) {
 }
 
 /// Returns for each event whether it was kept back.
-async fn apply(store: &Store, fixture: &Fixture, platform: &str, events: &[Event]) -> Vec<bool> {
+async fn apply(store: &Store, fixture: &StoreFixture, platform: &str, events: &[TestEvent]) -> Vec<bool> {
     let planned: Vec<_> = events.iter().map(|event| fixture.plan(platform, event)).collect();
     let applied = store.apply(fixture.platform(platform), &planned).await.unwrap();
     let kept = |applied: &Applied| match applied {
@@ -44,14 +44,14 @@ async fn apply(store: &Store, fixture: &Fixture, platform: &str, events: &[Event
 }
 
 #[tokio::test]
-async fn held_session_keeps_back_only_its_events_and_only_once() {
-    let fixture = Fixture::postgres().await;
+async fn locked_session_holds_back_only_its_events() {
+    let fixture = StoreFixture::postgres().await;
     for room in ["held", "free"] {
         fixture
             .announce(room, 0, json!({"room_id": room, "live_stream_id": format!("{room}-stream")}))
             .await;
     }
-    let store = impatient(&fixture).await;
+    let store = store_with_short_lock_timeout(&fixture).await;
     let holder = hold(&fixture, "SELECT 1 FROM sessions WHERE room_id = 'held'").await;
     let events = |round: i64| {
         [
@@ -82,12 +82,12 @@ async fn held_session_keeps_back_only_its_events_and_only_once() {
 }
 
 #[tokio::test]
-async fn held_row_of_each_table_keeps_back_its_events() {
+async fn locked_row_of_each_table_holds_back_its_events() {
     /// A table, its key, and an event for the row of an id.
-    type Case = (&'static str, &'static str, fn(&str) -> Event);
-    let fixture = Fixture::postgres().await;
-    let store = impatient(&fixture).await;
-    let cases: [Case; 4] = [
+    type LockedRowCase = (&'static str, &'static str, fn(&str) -> TestEvent);
+    let fixture = StoreFixture::postgres().await;
+    let store = store_with_short_lock_timeout(&fixture).await;
+    let cases: [LockedRowCase; 4] = [
         ("recordings", "recording_id", |id| {
             event(&format!("{id}-tape"), "taped", 0, json!({"tape": id}))
         }),
@@ -117,10 +117,10 @@ async fn held_row_of_each_table_keeps_back_its_events() {
 }
 
 #[tokio::test]
-async fn held_row_is_free_again_at_once() {
-    let fixture = Fixture::postgres().await;
+async fn released_row_is_usable_at_once() {
+    let fixture = StoreFixture::postgres().await;
     fixture.announce("a", 0, json!({"room_id": "r"})).await;
-    let store = impatient(&fixture).await;
+    let store = store_with_short_lock_timeout(&fixture).await;
     for round in 1..4 {
         let said = [mux(&format!("e{round}"), ACTIVE, round, Some("r"), "s")];
         let holder = hold(&fixture, "SELECT 1 FROM sessions WHERE room_id = 'r'").await;
@@ -132,10 +132,10 @@ async fn held_row_is_free_again_at_once() {
 
 /// Parts of other platforms share the transaction with the held one.
 #[tokio::test]
-async fn held_row_of_one_part_lets_the_other_parts_through() {
-    let fixture = Fixture::postgres().await;
+async fn locked_row_of_one_part_holds_back_no_other_part() {
+    let fixture = StoreFixture::postgres().await;
     fixture.one("studio", event("first", "live", 0, json!({"room": "studios"}))).await;
-    let store = impatient(&fixture).await;
+    let store = store_with_short_lock_timeout(&fixture).await;
     let holder = hold(&fixture, "SELECT 1 FROM sessions WHERE room_id = 'studios'").await;
     let live = |id: &str, room: &str| event(id, "live", 1, json!({"room": room}));
     let rival = [fixture.plan("rival", &live("e", "rivals"))];
@@ -162,9 +162,9 @@ async fn held_row_of_one_part_lets_the_other_parts_through() {
 
 /// No query finds a row that another transaction has inserted and not committed.
 #[tokio::test]
-async fn row_being_inserted_by_another_is_tried_alone_and_later() {
-    let fixture = Fixture::postgres().await;
-    let store = impatient(&fixture).await;
+async fn row_being_inserted_elsewhere_is_retried_alone() {
+    let fixture = StoreFixture::postgres().await;
+    let store = store_with_short_lock_timeout(&fixture).await;
     let mut holder = PgConnection::connect(&fixture.database.url()).await.unwrap();
     sqlx::raw_sql(
         "BEGIN; INSERT INTO sessions (room_id, platform, scope) VALUES ('new', 'studio', 'own')",

@@ -18,15 +18,15 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::fixture::{CONSUMER, Fixture, OPEN, OTHER, event, field};
+use crate::fixture::{CONSUMER, QueueFixture, UNLIMITED, OTHER, event, field};
 
-const SOON: Duration = Duration::from_secs(10);
+const TEST_TIMEOUT: Duration = Duration::from_secs(10);
 
 fn reply(event_id: &str, outcome: ReplyOutcome) -> EventReply {
     EventReply { platform: "mux".into(), event_id: event_id.into(), outcome }
 }
 
-fn done(channel: &str, event_id: &str) -> Option<AddressedReply> {
+fn processed_reply(channel: &str, event_id: &str) -> Option<AddressedReply> {
     let results = to_raw_value(&serde_json::json!({"event_id": event_id})).unwrap();
     Some(AddressedReply {
         channel: channel.into(),
@@ -34,28 +34,28 @@ fn done(channel: &str, event_id: &str) -> Option<AddressedReply> {
     })
 }
 
-pub fn given_up(channel: &str, event_id: &str) -> Option<AddressedReply> {
+pub fn dead_reply(channel: &str, event_id: &str) -> Option<AddressedReply> {
     let outcome = ReplyOutcome::Dead("store_rejected".into());
     Some(AddressedReply { channel: channel.into(), reply: reply(event_id, outcome) })
 }
 
-pub fn settled(id: StreamId, channel: &str, event_id: &str) -> Settled {
-    Settled { reply: done(channel, event_id), ..Settled::new(id, SettleOutcome::Processed) }
+pub fn settled_with_reply(id: StreamId, channel: &str, event_id: &str) -> Settled {
+    Settled { reply: processed_reply(channel, event_id), ..Settled::new(id, SettleOutcome::Processed) }
 }
 
-pub fn letter(id: StreamId, reply: Option<AddressedReply>) -> NewDeadLetter {
+pub fn new_dead_letter(id: StreamId, reply: Option<AddressedReply>) -> NewDeadLetter {
     let error_code = DeadLetterCode::StoreRejected;
     NewDeadLetter { id, error_code, error: "no".into(), attempts: 5, first_failed_at: None, reply }
 }
 
 /// Everything that is published on a channel.
-struct Ear {
+struct ReplySubscription {
     heard: UnboundedReceiver<SubscriptionEvent>,
     stop: CancellationToken,
 }
 
-impl Ear {
-    async fn open(fixture: &Fixture, channel: &str) -> Self {
+impl ReplySubscription {
+    async fn open(fixture: &QueueFixture, channel: &str) -> Self {
         let (tell, heard) = unbounded_channel();
         let stop = CancellationToken::new();
         let url = fixture.server.url().into();
@@ -67,7 +67,7 @@ impl Ear {
     }
 
     async fn next(&mut self) -> SubscriptionEvent {
-        timeout(SOON, self.heard.recv()).await.expect("something is heard").expect("it listens")
+        timeout(TEST_TIMEOUT, self.heard.recv()).await.expect("something is heard").expect("it listens")
     }
 
     async fn listening(&mut self) {
@@ -82,13 +82,13 @@ impl Ear {
     }
 }
 
-impl Drop for Ear {
+impl Drop for ReplySubscription {
     fn drop(&mut self) {
         self.stop.cancel();
     }
 }
 
-impl Fixture {
+impl QueueFixture {
     async fn index(&self) -> HashMap<String, String> {
         self.redis(&["HGETALL", &self.keys.exceptions]).await
     }
@@ -97,25 +97,25 @@ impl Fixture {
         self.queue.unfinished(&self.keys, event_id).await.unwrap()
     }
 
-    async fn told(&self, event_id: &str) -> Option<ReplyOutcome> {
+    async fn stored_outcome(&self, event_id: &str) -> Option<ReplyOutcome> {
         self.queue.stored_reply(&self.keys, event_id).await.unwrap().map(|reply| reply.outcome)
     }
 
-    async fn put_off(&self, id: StreamId) {
+    async fn retry_later(&self, id: StreamId) {
         let retry = [crate::retry::retry(id, 0)];
         assert_eq!(self.queue.schedule_retry(&self.keys, CONSUMER, &retry).await.unwrap(), [true]);
     }
 
     /// Makes what is due readable, and reads it.
-    async fn again(&mut self) -> Envelope {
+    async fn promote_and_read(&mut self) -> Envelope {
         self.queue.promote_due(&self.keys, 1000, 100).await.unwrap();
         decode(self.read_as(CONSUMER).await.remove(0)).unwrap()
     }
 
-    async fn give_up(&self, id: StreamId) -> StreamId {
+    async fn dead_letter_one(&self, id: StreamId) -> StreamId {
         let outcome = self
             .queue
-            .dead_letter(&self.keys, CONSUMER, "w", &[letter(id, None)], 100)
+            .dead_letter(&self.keys, CONSUMER, "w", &[new_dead_letter(id, None)], 100)
             .await
             .unwrap();
         assert_eq!(outcome, [DeadLettered::Done]);
@@ -134,8 +134,8 @@ impl Fixture {
 }
 
 #[tokio::test]
-async fn who_waits_stands_in_the_entry_and_travels_with_it() {
-    let mut fixture = Fixture::consuming().await;
+async fn reply_channel_is_kept_in_the_entry_and_through_retries() {
+    let mut fixture = QueueFixture::consuming().await;
     let channel = reply_channel(Uuid::new_v4());
     let some = |text: &str| Some(text.to_owned());
     let awaited = |id: &str| NewEvent { reply_to: Some(channel.clone()), ..event(id) };
@@ -146,9 +146,9 @@ async fn who_waits_stands_in_the_entry_and_travels_with_it() {
         NewEvent { delivery_id: some("d"), traceparent: some("t"), marker: None, ..awaited("d") },
         event("e"),
     ];
-    assert_eq!(fixture.enqueue(&OPEN, &given).await, [Enqueued::Accepted; 5]);
+    assert_eq!(fixture.enqueue(&UNLIMITED, &given).await, [Enqueued::Accepted; 5]);
     assert_eq!(
-        fixture.enqueue(&OPEN, &given[..1]).await,
+        fixture.enqueue(&UNLIMITED, &given[..1]).await,
         [Enqueued::Duplicate],
         "it has its marker"
     );
@@ -165,22 +165,22 @@ async fn who_waits_stands_in_the_entry_and_travels_with_it() {
     }
     let (_, fields) = fixture.fields(&fixture.keys.incoming).await.pop().unwrap();
     assert_eq!(field(&fields, "reply_to"), None);
-    fixture.put_off(read[0].id).await;
-    let again = fixture.again().await;
+    fixture.retry_later(read[0].id).await;
+    let again = fixture.promote_and_read().await;
     assert_eq!((again.reply_to, again.event_id.as_str()), (Some(channel), "a"));
 }
 
 #[tokio::test]
-async fn a_settled_event_is_told_once_to_who_waits() {
-    let mut fixture = Fixture::consuming().await;
+async fn settled_event_is_published_once_to_its_waiter() {
+    let mut fixture = QueueFixture::consuming().await;
     let ids = fixture.deliver(&["a", "b", "c"]).await;
     let (here, there) = (reply_channel(Uuid::new_v4()), reply_channel(Uuid::new_v4()));
     let (mut ear, mut other) =
-        (Ear::open(&fixture, &here).await, Ear::open(&fixture, &there).await);
+        (ReplySubscription::open(&fixture, &here).await, ReplySubscription::open(&fixture, &there).await);
     let batch = [
-        settled(ids[0], &here, "a"),
+        settled_with_reply(ids[0], &here, "a"),
         Settled::new(ids[1], SettleOutcome::Processed),
-        settled(ids[2], &there, "c"),
+        settled_with_reply(ids[2], &there, "c"),
     ];
     assert_eq!(fixture.queue.settle(&fixture.keys, &batch).await.unwrap(), [true; 3]);
     for (ear, id) in [(&mut ear, "a"), (&mut other, "c")] {
@@ -189,18 +189,18 @@ async fn a_settled_event_is_told_once_to_who_waits() {
         let ReplyOutcome::Processed(results) = told.outcome else { panic!("{id}") };
         assert_eq!(results.get(), format!("{{\"event_id\":\"{id}\"}}"));
         assert!(
-            matches!(fixture.told(id).await, Some(ReplyOutcome::Processed(stored)) if stored.get() == results.get())
+            matches!(fixture.stored_outcome(id).await, Some(ReplyOutcome::Processed(stored)) if stored.get() == results.get())
         );
         let left: i64 = fixture.redis(&["TTL", &fixture.keys.result(id)]).await;
         assert!((1..=60).contains(&left), "{left}");
     }
-    assert!(fixture.told("b").await.is_none(), "nobody waits for it");
+    assert!(fixture.stored_outcome("b").await.is_none(), "nobody waits for it");
 
     // Somebody else was faster: who waits has been told by them.
     fixture.redis::<()>(&["DEL", &fixture.keys.result("a")]).await;
-    let late = [settled(ids[0], &here, "a")];
+    let late = [settled_with_reply(ids[0], &here, "a")];
     assert_eq!(fixture.queue.settle(&fixture.keys, &late).await.unwrap(), [false]);
-    assert!(fixture.told("a").await.is_none());
+    assert!(fixture.stored_outcome("a").await.is_none());
     fixture
         .redis::<()>(&["PUBLISH", &here, &reply("end", ReplyOutcome::Dead(String::new())).encode()])
         .await;
@@ -208,20 +208,20 @@ async fn a_settled_event_is_told_once_to_who_waits() {
 }
 
 #[tokio::test]
-async fn a_dead_letter_is_told_and_nobody_waits_for_it_any_more() {
-    let mut fixture = Fixture::consuming().await;
+async fn dead_letter_is_published_and_drops_its_reply_channel() {
+    let mut fixture = QueueFixture::consuming().await;
     let channel = reply_channel(Uuid::new_v4());
     let given: Vec<NewEvent> =
         ["a", "b", "c"].map(|id| NewEvent { reply_to: Some(channel.clone()), ..event(id) }).into();
-    fixture.enqueue(&OPEN, &given).await;
+    fixture.enqueue(&UNLIMITED, &given).await;
     let ids: Vec<StreamId> = fixture.read_as(CONSUMER).await.iter().map(|entry| entry.id).collect();
-    let mut ear = Ear::open(&fixture, &channel).await;
+    let mut ear = ReplySubscription::open(&fixture, &channel).await;
     let foreign = StreamId { ms: 1, seq: 1 };
     let letters = [
-        letter(foreign, given_up(&channel, "nobody")),
-        letter(ids[0], None),
-        letter(ids[1], given_up(&channel, "b")),
-        letter(ids[2], given_up(&channel, "c")),
+        new_dead_letter(foreign, dead_reply(&channel, "nobody")),
+        new_dead_letter(ids[0], None),
+        new_dead_letter(ids[1], dead_reply(&channel, "b")),
+        new_dead_letter(ids[2], dead_reply(&channel, "c")),
     ];
     let outcomes =
         fixture.queue.dead_letter(&fixture.keys, CONSUMER, "w", &letters, 2).await.unwrap();
@@ -232,11 +232,11 @@ async fn a_dead_letter_is_told_and_nobody_waits_for_it_any_more() {
     let told = ear.message().await;
     assert_eq!(told.event_id, "b");
     assert!(matches!(told.outcome, ReplyOutcome::Dead(code) if code == "store_rejected"));
-    assert!(matches!(fixture.told("b").await, Some(ReplyOutcome::Dead(_))));
+    assert!(matches!(fixture.stored_outcome("b").await, Some(ReplyOutcome::Dead(_))));
     let left: i64 = fixture.redis(&["TTL", &fixture.keys.result("b")]).await;
     assert!((1..=60).contains(&left), "{left}");
     for id in ["nobody", "a", "c"] {
-        assert!(fixture.told(id).await.is_none(), "{id}");
+        assert!(fixture.stored_outcome(id).await.is_none(), "{id}");
     }
     for (_, fields) in fixture.fields(&fixture.keys.dlq).await {
         assert_eq!(field(&fields, "reply_to"), None, "{fields:?}");
@@ -245,23 +245,23 @@ async fn a_dead_letter_is_told_and_nobody_waits_for_it_any_more() {
 
 /// What telling may not do: stand in the way.
 #[tokio::test]
-async fn forbidden_to_publish_or_full_it_is_settled_all_the_same() {
-    let mut fixture = Fixture::consuming().await;
+async fn settle_needs_no_permission_to_publish_and_no_memory() {
+    let mut fixture = QueueFixture::consuming().await;
     let ids = fixture.deliver(&["a", "b", "c"]).await;
     let channel = reply_channel(Uuid::new_v4());
     fixture.redis::<()>(&["CONFIG", "SET", "maxmemory", "1"]).await;
     assert_eq!(
-        fixture.queue.settle(&fixture.keys, &[settled(ids[0], &channel, "a")]).await.unwrap(),
+        fixture.queue.settle(&fixture.keys, &[settled_with_reply(ids[0], &channel, "a")]).await.unwrap(),
         [true]
     );
-    assert!(fixture.told("a").await.is_some());
+    assert!(fixture.stored_outcome("a").await.is_some());
     fixture.redis::<()>(&["CONFIG", "SET", "maxmemory", "0"]).await;
     fixture.redis::<()>(&["ACL", "SETUSER", "default", "-publish", "-set"]).await;
     assert_eq!(
-        fixture.queue.settle(&fixture.keys, &[settled(ids[1], &channel, "b")]).await.unwrap(),
+        fixture.queue.settle(&fixture.keys, &[settled_with_reply(ids[1], &channel, "b")]).await.unwrap(),
         [true]
     );
-    let letters = [letter(ids[2], given_up(&channel, "c"))];
+    let letters = [new_dead_letter(ids[2], dead_reply(&channel, "c"))];
     let outcomes =
         fixture.queue.dead_letter(&fixture.keys, CONSUMER, "w", &letters, 9).await.unwrap();
     assert_eq!(outcomes, [DeadLettered::Done]);
@@ -269,12 +269,12 @@ async fn forbidden_to_publish_or_full_it_is_settled_all_the_same() {
 }
 
 #[tokio::test]
-async fn what_nobody_waits_for_costs_no_further_command() {
-    let mut fixture = Fixture::consuming().await;
+async fn event_without_a_waiter_costs_no_extra_command() {
+    let mut fixture = QueueFixture::consuming().await;
     let names: Vec<String> = (0..100).map(|n| n.to_string()).collect();
     let given: Vec<NewEvent> = names.iter().map(|id| event(id)).collect();
     fixture.redis::<()>(&["CONFIG", "RESETSTAT"]).await;
-    fixture.enqueue(&OPEN, &given).await;
+    fixture.enqueue(&UNLIMITED, &given).await;
     let calls = fixture.calls().await;
     assert_eq!((calls["xadd"], calls["set"], calls["exists"]), (100, 100, 1), "{calls:?}");
     assert_eq!(
@@ -297,21 +297,21 @@ async fn what_nobody_waits_for_costs_no_further_command() {
 }
 
 #[tokio::test]
-async fn the_index_follows_an_event_through_retry_dead_letter_and_replay() {
-    let mut fixture = Fixture::consuming().await;
+async fn exception_index_follows_retry_dead_letter_and_replay() {
+    let mut fixture = QueueFixture::consuming().await;
     let id = fixture.deliver(&["a"]).await[0];
     assert_eq!(fixture.unfinished("a").await, Some(UnfinishedState::Pending), "its marker says so");
     assert_eq!(fixture.unfinished("b").await, None);
-    fixture.put_off(id).await;
+    fixture.retry_later(id).await;
     assert_eq!(fixture.unfinished("a").await, Some(UnfinishedState::Retrying));
-    let again = fixture.again().await;
+    let again = fixture.promote_and_read().await;
     assert!(again.was_requeued());
     assert_eq!(
         fixture.unfinished("a").await,
         Some(UnfinishedState::Retrying),
         "until it is decided"
     );
-    let dead = fixture.give_up(again.id).await;
+    let dead = fixture.dead_letter_one(again.id).await;
     assert_eq!(fixture.unfinished("a").await, Some(UnfinishedState::Dead(dead)));
     fixture.redis::<()>(&["DEL", &fixture.keys.marker(&marker_digest("mux", "a"))]).await;
     let replayed =
@@ -322,7 +322,7 @@ async fn the_index_follows_an_event_through_retry_dead_letter_and_replay() {
         Some(UnfinishedState::Pending),
         "without its marker, too"
     );
-    let last = fixture.again().await;
+    let last = fixture.promote_and_read().await;
     let moved = Some(last.event_id.clone());
     let batch = [Settled { moved, ..Settled::new(last.id, SettleOutcome::Processed) }];
     assert_eq!(fixture.queue.settle(&fixture.keys, &batch).await.unwrap(), [true]);
@@ -331,12 +331,12 @@ async fn the_index_follows_an_event_through_retry_dead_letter_and_replay() {
 }
 
 #[tokio::test]
-async fn a_settle_that_came_too_late_does_not_touch_the_index() {
-    let mut fixture = Fixture::consuming().await;
+async fn late_settle_keeps_the_dead_letter_in_the_index() {
+    let mut fixture = QueueFixture::consuming().await;
     let id = fixture.deliver(&["a"]).await[0];
-    fixture.put_off(id).await;
-    let again = fixture.again().await;
-    let dead = fixture.give_up(again.id).await;
+    fixture.retry_later(id).await;
+    let again = fixture.promote_and_read().await;
+    let dead = fixture.dead_letter_one(again.id).await;
     let late =
         [Settled { moved: Some("a".into()), ..Settled::new(again.id, SettleOutcome::Processed) }];
     assert_eq!(fixture.queue.settle(&fixture.keys, &late).await.unwrap(), [false]);
@@ -345,8 +345,8 @@ async fn a_settle_that_came_too_late_does_not_touch_the_index() {
 
 /// Frozen between commit and settle; another worker had found the session missing and put the event off meanwhile.
 #[tokio::test]
-async fn a_late_settle_of_what_another_put_off_clears_the_index() {
-    let mut fixture = Fixture::consuming().await;
+async fn late_settle_of_a_rescheduled_entry_clears_the_index() {
+    let mut fixture = QueueFixture::consuming().await;
     let ids = fixture.deliver(&["a", "b"]).await;
     fixture
         .queue
@@ -364,14 +364,14 @@ async fn a_late_settle_of_what_another_put_off_clears_the_index() {
 }
 
 #[tokio::test]
-async fn a_purge_forgets_only_the_letter_that_it_removes() {
-    let mut fixture = Fixture::consuming().await;
+async fn purge_clears_only_its_own_dead_letter_from_the_index() {
+    let mut fixture = QueueFixture::consuming().await;
     let first = fixture.deliver(&["a"]).await[0];
-    let first = fixture.give_up(first).await;
+    let first = fixture.dead_letter_one(first).await;
     // Past its marker the provider sends it again, and it dies again.
     fixture.redis::<()>(&["DEL", &fixture.keys.marker(&marker_digest("mux", "a"))]).await;
     let second = fixture.deliver(&["a"]).await[0];
-    let second = fixture.give_up(second).await;
+    let second = fixture.dead_letter_one(second).await;
     assert_eq!(fixture.queue.purge(&fixture.keys, &[(first, None)]).await.unwrap(), [true]);
     assert_eq!(fixture.unfinished("a").await, Some(UnfinishedState::Dead(second)));
     let digest = Some(marker_digest("mux", "a"));
@@ -381,8 +381,8 @@ async fn a_purge_forgets_only_the_letter_that_it_removes() {
 }
 
 #[tokio::test]
-async fn an_imported_dead_letter_is_in_the_index() {
-    let fixture = Fixture::start().await;
+async fn imported_dead_letter_is_in_the_index() {
+    let fixture = QueueFixture::start().await;
     let fields = vec![(b"event_id".to_vec(), b"a".to_vec()), (b"body".to_vec(), b"{}".to_vec())];
     let exported = StreamId { ms: 1, seq: 1 };
     let imported =
@@ -392,13 +392,13 @@ async fn an_imported_dead_letter_is_in_the_index() {
 }
 
 #[tokio::test]
-async fn a_new_group_ends_all_retries_in_the_index_and_no_dead_letter() {
-    let mut fixture = Fixture::consuming().await;
+async fn new_group_clears_retries_from_the_index_not_dead_letters() {
+    let mut fixture = QueueFixture::consuming().await;
     let names: Vec<String> = (0..100).map(|n| format!("event {n}")).collect();
     let ids = fixture.deliver(&names.iter().map(String::as_str).collect::<Vec<_>>()).await;
-    let dead = fixture.give_up(ids[0]).await;
+    let dead = fixture.dead_letter_one(ids[0]).await;
     for id in &ids[1..] {
-        fixture.put_off(*id).await;
+        fixture.retry_later(*id).await;
     }
     assert_eq!(fixture.index().await.len(), 100);
     fixture.redis::<()>(&["XGROUP", "DESTROY", &fixture.keys.incoming, "webhook-processors"]).await;
@@ -410,18 +410,18 @@ async fn a_new_group_ends_all_retries_in_the_index_and_no_dead_letter() {
 }
 
 #[tokio::test]
-async fn what_was_deleted_by_hand_leaves_the_index() {
-    let mut fixture = Fixture::consuming().await;
+async fn entry_deleted_by_hand_leaves_the_index() {
+    let mut fixture = QueueFixture::consuming().await;
     let id = fixture.deliver(&["a"]).await[0];
-    fixture.put_off(id).await;
+    fixture.retry_later(id).await;
     fixture.redis::<()>(&["XDEL", &fixture.keys.incoming, &id.to_string()]).await;
     assert_eq!(fixture.queue.promote_due(&fixture.keys, 1000, 10).await.unwrap().vanished, 1);
     assert!(fixture.index().await.is_empty());
 }
 
 #[tokio::test]
-async fn an_entry_without_a_usable_id_is_in_no_index() {
-    let mut fixture = Fixture::consuming().await;
+async fn entry_without_a_usable_id_is_not_in_the_index() {
+    let mut fixture = QueueFixture::consuming().await;
     let long = "x".repeat(257);
     for fields in [&["v", "9"][..], &["event_id", ""], &["event_id", &long]] {
         let words = [&["XADD", &fixture.keys.incoming, "*"][..], fields].concat();
@@ -429,28 +429,28 @@ async fn an_entry_without_a_usable_id_is_in_no_index() {
     }
     let ids: Vec<StreamId> = fixture.read_as(CONSUMER).await.iter().map(|entry| entry.id).collect();
     for id in ids {
-        fixture.put_off(id).await;
+        fixture.retry_later(id).await;
         fixture.queue.promote_due(&fixture.keys, 1000, 10).await.unwrap();
         let again = fixture.read_as(CONSUMER).await.remove(0).id;
-        let dead = fixture.give_up(again).await;
+        let dead = fixture.dead_letter_one(again).await;
         fixture.queue.replay(&fixture.keys, &[dead], 100, &BTreeMap::new()).await.unwrap();
     }
     assert!(fixture.index().await.is_empty());
 }
 
 #[tokio::test]
-async fn only_a_channel_of_ours_is_told() {
-    let mut fixture = Fixture::consuming().await;
+async fn foreign_reply_channel_is_ignored() {
+    let mut fixture = QueueFixture::consuming().await;
     let given = [NewEvent { reply_to: Some("webhooks:reply:everybody".into()), ..event("a") }];
-    fixture.enqueue(&OPEN, &given).await;
+    fixture.enqueue(&UNLIMITED, &given).await;
     assert_eq!(decode(fixture.read_as(CONSUMER).await.remove(0)).unwrap().reply_to, None);
 }
 
 #[tokio::test]
-async fn a_subscription_comes_back() {
-    let mut fixture = Fixture::start().await;
+async fn subscription_reconnects() {
+    let mut fixture = QueueFixture::start().await;
     let channel = reply_channel(Uuid::new_v4());
-    let mut ear = Ear::open(&fixture, &channel).await;
+    let mut ear = ReplySubscription::open(&fixture, &channel).await;
     fixture.redis::<u64>(&["CLIENT", "KILL", "TYPE", "pubsub"]).await;
     ear.listening().await;
     assert_eq!(
@@ -475,7 +475,7 @@ async fn a_subscription_comes_back() {
     assert_eq!(ear.message().await.event_id, "b");
 
     ear.stop.cancel();
-    poll::until("nobody listens after a stop", SOON, async || {
+    poll::until("nobody listens after a stop", TEST_TIMEOUT, async || {
         match fixture.redis::<Vec<String>>(&["PUBSUB", "CHANNELS"]).await {
             none if none.is_empty() => Ok(()),
             left => Err(format!("{left:?}")),

@@ -10,16 +10,16 @@ use tests::stack::Stack;
 
 use super::offer::{closed, ingress, requests, to_ingress};
 use super::{announce, drain, fill, finished, names, stack};
-use crate::Failure;
+use crate::LoadError;
 use crate::cpu::mib;
 use crate::figures::{Figures, ratio};
-use crate::options::Options;
-use crate::requests::Kind;
+use crate::options::LoadOptions;
+use crate::requests::RequestKind;
 use crate::targets::Goal;
 
 /// What there is much of.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Much {
+pub(crate) enum Preload {
     /// 1,000,000 events that nobody has read.
     Queued,
     /// 5,000,000 remembered ids.
@@ -33,9 +33,9 @@ pub(crate) const PLATFORMS: usize = 200;
 const QUEUED: usize = 1_000_000;
 const REMEMBERED: usize = 5_000_000;
 /// Longest wait for the last tenth.
-const DRAINED: Duration = Duration::from_secs(120);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(120);
 
-impl Much {
+impl Preload {
     const fn section(self) -> &'static str {
         match self {
             Self::Queued => "an event's cost with 1,000,000 queued",
@@ -55,14 +55,14 @@ impl Much {
 
 /// Measures a side with much against one with nothing, in turns.
 pub(crate) async fn compare(
-    much: Much,
-    options: &Options,
+    much: Preload,
+    options: &LoadOptions,
     figures: &mut Figures,
-) -> Result<(), Failure> {
+) -> Result<(), LoadError> {
     let section = much.section();
-    let mut empty = Side::start(section, "without", 0).await;
-    let platforms = if matches!(much, Much::Platforms) { PLATFORMS } else { 0 };
-    let mut full = Side::start(section, "with", platforms).await;
+    let mut empty = ComparedSystem::start(section, "without", 0).await;
+    let platforms = if matches!(much, Preload::Platforms) { PLATFORMS } else { 0 };
+    let mut full = ComparedSystem::start(section, "with", platforms).await;
     full.fill(much, options, figures).await?;
     for turn in 1..=options.rounds() {
         eprintln!("load:   turn {turn} of {}", options.rounds());
@@ -72,17 +72,17 @@ pub(crate) async fn compare(
         figures.add(section, "in all, against without", full.column, more);
         figures.goal(much.goal(), more);
     }
-    if let (Much::Queued, Some(bytes)) = (much, full.memory) {
+    if let (Preload::Queued, Some(bytes)) = (much, full.memory) {
         figures.add(section, "worker, resident memory, MiB", full.column, mib(bytes));
         figures.goal(Goal::MemoryWorker, mib(bytes));
     }
-    empty.account(figures).await;
-    full.account(figures).await;
+    empty.check_accounted(figures).await;
+    full.check_accounted(figures).await;
     Ok(())
 }
 
 /// A system of its own.
-struct Side {
+struct ComparedSystem {
     section: &'static str,
     column: &'static str,
     stack: Stack,
@@ -94,7 +94,7 @@ struct Side {
     memory: Option<u64>,
 }
 
-impl Side {
+impl ComparedSystem {
     async fn start(section: &'static str, column: &'static str, platforms: usize) -> Self {
         let stack = stack("always", platforms).start().await;
         announce(&stack).await;
@@ -104,23 +104,23 @@ impl Side {
     /// Puts there what there is to be much of, and tells what one of it takes in Redis.
     async fn fill(
         &mut self,
-        much: Much,
-        options: &Options,
+        much: Preload,
+        options: &LoadOptions,
         figures: &mut Figures,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), LoadError> {
         let redis = &self.stack.redis;
         let before = fill::memory(redis).await?;
         let count = match much {
-            Much::Queued => options.sized(QUEUED),
-            Much::Remembered => options.sized(REMEMBERED),
-            Much::Platforms => return Ok(()),
+            Preload::Queued => options.sized(QUEUED),
+            Preload::Remembered => options.sized(REMEMBERED),
+            Preload::Platforms => return Ok(()),
         };
         eprintln!("load:   filling Redis with {count}");
         if options.quick {
             figures
                 .note("a quick run has a tenth of the queue and of the remembered ids that the targets speak of");
         }
-        let (goal, name, beside) = if matches!(much, Much::Queued) {
+        let (goal, name, beside) = if matches!(much, Preload::Queued) {
             self.queued = count as u64;
             let body = fill::events(redis, count, false).await?;
             (Goal::BytesQueued, "Redis memory per event beyond its body, B", body as f64)
@@ -136,9 +136,9 @@ impl Side {
     }
 
     /// Accepts at full speed for a while, lets a worker finish as much, and gives what an event cost in all, in µs.
-    async fn turn(&mut self, options: &Options, figures: &mut Figures) -> Result<f64, Failure> {
+    async fn turn(&mut self, options: &LoadOptions, figures: &mut Figures) -> Result<f64, LoadError> {
         let plan = closed(options, ingress(&self.stack)?);
-        let kind = Kind { platforms: self.platforms, wait: false };
+        let kind = RequestKind { platforms: self.platforms, wait: false };
         let offered = to_ingress(&self.stack, &plan, requests(&plan, &kind)).await?;
         offered.check(&format!("{}, {}", self.section, self.column), 202, figures);
         let new = offered.count(202);
@@ -148,7 +148,7 @@ impl Side {
         let drained = drain::drain(&mut self.stack, &names(self.platforms), new / 10 * 9).await?;
         self.memory = self.memory.max(drained.peak);
         if self.queued == 0 {
-            self.stack.wait_until_drained(DRAINED).await;
+            self.stack.wait_until_drained(DRAIN_TIMEOUT).await;
         }
         drain::stop(&mut self.stack).await;
 
@@ -171,7 +171,7 @@ impl Side {
     }
 
     /// What was accepted is in the ledger or still queued, and nothing is dead.
-    async fn account(&self, figures: &mut Figures) {
+    async fn check_accounted(&self, figures: &mut Figures) {
         let (mut left, mut dead) = (0, 0);
         for platform in names(self.platforms) {
             left += self.stack.unfinished(&platform).await as u64;

@@ -18,7 +18,7 @@ use serde::Deserialize;
 use sha2::Sha256;
 use tokio::sync::Semaphore;
 
-use crate::Failure;
+use crate::LoadError;
 
 /// A marker with its time to live, and the entry if it is new.
 const SCRIPT: &str = "if redis.call('SET', KEYS[1], '1', 'NX', 'EX', ARGV[1]) then \
@@ -26,13 +26,13 @@ const SCRIPT: &str = "if redis.call('SET', KEYS[1], '1', 'NX', 'EX', ARGV[1]) th
         'attempt', '1', 'body', ARGV[5]) \
     return 1 end return 0";
 /// As long as ingress remembers.
-const REMEMBERED_S: u32 = 24 * 3600;
+const DEDUP_TTL_S: u32 = 24 * 3600;
 /// Age of a signature.
 const TOLERANCE_S: i64 = 300;
 
 /// Which pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Lender {
+pub(crate) enum PoolKind {
     /// deadpool-redis, as it comes.
     Deadpool,
     /// Lends connections without a look at them.
@@ -45,14 +45,14 @@ enum Pool {
 }
 
 impl Pool {
-    fn new(lender: Lender, url: &str, size: usize) -> Result<Self, Failure> {
+    fn new(lender: PoolKind, url: &str, size: usize) -> Result<Self, LoadError> {
         Ok(match lender {
-            Lender::Deadpool => {
+            PoolKind::Deadpool => {
                 let config = deadpool_redis::Config::from_url(url);
                 let runtime = deadpool_redis::Runtime::Tokio1;
                 Self::Deadpool(config.builder()?.max_size(size).runtime(runtime).build()?)
             }
-            Lender::Trusting => Self::Trusting(Box::new(Trusting {
+            PoolKind::Trusting => Self::Trusting(Box::new(Trusting {
                 client: Client::open(url)?,
                 idle: Mutex::default(),
                 permits: Semaphore::new(size),
@@ -61,7 +61,7 @@ impl Pool {
     }
 
     /// What `call` answers, on a connection of its own.
-    async fn invoke(&self, call: &ScriptInvocation<'_>) -> Result<u8, Failure> {
+    async fn invoke(&self, call: &ScriptInvocation<'_>) -> Result<u8, LoadError> {
         Ok(match self {
             Self::Deadpool(pool) => call.invoke_async(&mut pool.get().await?).await?,
             Self::Trusting(pool) => {
@@ -97,7 +97,7 @@ impl Trusting {
     }
 }
 
-struct Server {
+struct ScriptServer {
     pool: Pool,
     script: Script,
     key: Hmac<Sha256>,
@@ -105,7 +105,7 @@ struct Server {
 
 /// What the handler must know of an event.
 #[derive(Deserialize)]
-struct Event<'b> {
+struct EventHead<'b> {
     id: &'b str,
     #[serde(rename = "type")]
     kind: &'b str,
@@ -115,10 +115,10 @@ struct Event<'b> {
 pub(crate) fn serve(
     bind: SocketAddr,
     url: &str,
-    lender: Lender,
+    lender: PoolKind,
     size: usize,
-) -> Result<(), Failure> {
-    let server = web::Data::new(Server {
+) -> Result<(), LoadError> {
+    let server = web::Data::new(ScriptServer {
         pool: Pool::new(lender, url, size)?,
         script: Script::new(SCRIPT),
         key: Hmac::<Sha256>::new_from_slice(MUX_SECRET.as_bytes())?,
@@ -130,16 +130,16 @@ pub(crate) fn serve(
     Ok(())
 }
 
-async fn accept(request: HttpRequest, body: web::Bytes, server: web::Data<Server>) -> HttpResponse {
-    if !genuine(&request, &body, &server.key) {
+async fn accept(request: HttpRequest, body: web::Bytes, server: web::Data<ScriptServer>) -> HttpResponse {
+    if !verify_signature(&request, &body, &server.key) {
         return HttpResponse::Unauthorized().finish();
     }
-    let Ok(event) = serde_json::from_slice::<Event<'_>>(&body) else {
+    let Ok(event) = serde_json::from_slice::<EventHead<'_>>(&body) else {
         return HttpResponse::BadRequest().finish();
     };
     let mut call = server.script.key(format!("webhook:hash:{}", event.id));
     call.key("webhooks:incoming:mux")
-        .arg(REMEMBERED_S)
+        .arg(DEDUP_TTL_S)
         .arg(event.id)
         .arg(event.kind)
         .arg(now_ms())
@@ -153,7 +153,7 @@ async fn accept(request: HttpRequest, body: web::Bytes, server: web::Data<Server
 }
 
 /// `t=…,v1=…` over `{t}.{body}`.
-fn genuine(request: &HttpRequest, body: &[u8], key: &Hmac<Sha256>) -> bool {
+fn verify_signature(request: &HttpRequest, body: &[u8], key: &Hmac<Sha256>) -> bool {
     let header = request.headers().get("mux-signature").and_then(|value| value.to_str().ok());
     let pairs = header.and_then(|header| header.split_once(',')).unwrap_or_default();
     let (Some(time), Some(signature)) = (pairs.0.strip_prefix("t="), pairs.1.strip_prefix("v1="))
@@ -177,17 +177,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_fresh_and_genuine_signature_counts() {
+    fn verify_signature_accepts_only_fresh_valid_ones() {
         #[allow(clippy::unwrap_used)]
         let key = Hmac::<Sha256>::new_from_slice(MUX_SECRET.as_bytes()).unwrap();
         let good = |secret: &str, at: i64, body: &[u8]| {
             let header = ("mux-signature", sign::pairs(secret, at, b"body"));
-            genuine(&TestRequest::default().insert_header(header).to_http_request(), body, &key)
+            verify_signature(&TestRequest::default().insert_header(header).to_http_request(), body, &key)
         };
         assert!(good(MUX_SECRET, now(), b"body"));
         assert!(!good(MUX_SECRET, now(), b"another"));
         assert!(!good("another", now(), b"body"));
         assert!(!good(MUX_SECRET, now() - 2 * TOLERANCE_S, b"body"));
-        assert!(!genuine(&TestRequest::default().to_http_request(), b"body", &key));
+        assert!(!verify_signature(&TestRequest::default().to_http_request(), b"body", &key));
     }
 }

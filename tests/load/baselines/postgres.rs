@@ -7,10 +7,10 @@ use sqlx::{Connection as _, PgConnection};
 use time::OffsetDateTime;
 use worker::store::{Store, StoreOptions};
 
-use super::rows::{Batch, Row, Session, Written, instant};
-use super::sqlite::written_all;
-use crate::Failure;
-use crate::cpu::Sampler;
+use super::rows::{RowBatch, RawLedgerRow, RawSessionRow, WriteFigures, instant};
+use super::sqlite::write_figures;
+use crate::LoadError;
+use crate::cpu::CpuSampler;
 
 const LEDGER: &str = "INSERT INTO webhook_events (platform, event_id, event_type, room_id, occurred_at, received_at, \
         processed_at, attempts, action, origin, result) \
@@ -32,8 +32,8 @@ const SESSIONS: &str = "INSERT INTO sessions (room_id, platform, status, live_st
     WHERE excluded.last_event_at >= sessions.last_event_at";
 
 /// A batch as columns of the types that are sent.
-struct Columns<'b> {
-    batch: &'b Batch,
+struct BatchColumns<'b> {
+    batch: &'b RowBatch,
     occurred: Vec<OffsetDateTime>,
     received: Vec<OffsetDateTime>,
     processed: Vec<OffsetDateTime>,
@@ -41,14 +41,14 @@ struct Columns<'b> {
 }
 
 /// Writes `batches` into the new database at `url`.
-pub(crate) async fn write(url: &str, batches: &[Batch]) -> Result<Written, Failure> {
+pub(crate) async fn write(url: &str, batches: &[RowBatch]) -> Result<WriteFigures, LoadError> {
     drop(Store::open(&SecretString::from(url.to_owned()), &StoreOptions::default()).await?);
     let mut connection = PgConnection::connect(url).await?;
     let times =
-        |rows: &[Row], of: fn(&Row) -> &str| rows.iter().map(|row| instant(of(row))).collect();
-    let batches: Vec<Columns<'_>> = batches
+        |rows: &[RawLedgerRow], of: fn(&RawLedgerRow) -> &str| rows.iter().map(|row| instant(of(row))).collect();
+    let batches: Vec<BatchColumns<'_>> = batches
         .iter()
-        .map(|batch| Columns {
+        .map(|batch| BatchColumns {
             batch,
             occurred: times(&batch.rows, |row| &row.occurred_at),
             received: times(&batch.rows, |row| &row.received_at),
@@ -57,7 +57,7 @@ pub(crate) async fn write(url: &str, batches: &[Batch]) -> Result<Written, Failu
         })
         .collect();
 
-    let mut sampler = Sampler::of(&[std::process::id()])?;
+    let mut sampler = CpuSampler::of(&[std::process::id()])?;
     sampler.mark();
     let begin = Instant::now();
     for batch in &batches {
@@ -70,15 +70,15 @@ pub(crate) async fn write(url: &str, batches: &[Batch]) -> Result<Written, Failu
         .fetch_one(&mut connection)
         .await?;
     connection.close().await?;
-    written_all(expected, written, took, sampler.used(0))
+    write_figures(expected, written, took, sampler.used(0))
 }
 
-async fn transaction(on: &mut PgConnection, columns: &Columns<'_>) -> sqlx::Result<()> {
-    let Batch { rows, sessions } = columns.batch;
+async fn transaction(on: &mut PgConnection, columns: &BatchColumns<'_>) -> sqlx::Result<()> {
+    let RowBatch { rows, sessions } = columns.batch;
     sqlx::raw_sql("BEGIN").execute(&mut *on).await?;
     if !sessions.is_empty() {
         sqlx::query(SESSIONS)
-            .bind(texts(sessions, |row: &Session| &row.room_id))
+            .bind(texts(sessions, |row: &RawSessionRow| &row.room_id))
             .bind(texts(sessions, |row| row.status))
             .bind(texts(sessions, |row| &row.live_stream_id))
             .bind(texts(sessions, |row| &row.last_event_id))
@@ -88,7 +88,7 @@ async fn transaction(on: &mut PgConnection, columns: &Columns<'_>) -> sqlx::Resu
             .await?;
     }
     sqlx::query(LEDGER)
-        .bind(texts(rows, |row: &Row| &row.event_id))
+        .bind(texts(rows, |row: &RawLedgerRow| &row.event_id))
         .bind(texts(rows, |row| &row.event_type))
         .bind(rows.iter().map(|row| row.room_id.as_deref()).collect::<Vec<_>>())
         .bind(&columns.occurred)

@@ -7,9 +7,9 @@ use rusqlite::{Connection, TransactionBehavior, params};
 use secrecy::SecretString;
 use worker::store::{Store, StoreOptions};
 
-use super::rows::{Batch, Written};
-use crate::Failure;
-use crate::cpu::{Sampler, per_event};
+use super::rows::{RowBatch, WriteFigures};
+use crate::LoadError;
+use crate::cpu::{CpuSampler, per_event};
 
 const SESSION: &str = "INSERT INTO sessions (room_id, platform, status, live_stream_id, last_event_id, last_event_at, \
         guards, updated_at) VALUES (?1, 'mux', ?2, ?3, ?4, ?5, ?6, ?5) \
@@ -23,7 +23,7 @@ const LEDGER: &str = "INSERT INTO webhook_events (platform, event_id, event_type
     ON CONFLICT DO NOTHING";
 
 /// Writes `batches` into a new database in `folder`. Nothing else is to go on here meanwhile: it blocks.
-pub(crate) async fn write(folder: &Path, batches: &[Batch]) -> Result<Written, Failure> {
+pub(crate) async fn write(folder: &Path, batches: &[RowBatch]) -> Result<WriteFigures, LoadError> {
     let file = folder.join(format!("raw-{}.db", uuid::Uuid::new_v4()));
     let url = SecretString::from(format!("sqlite://{}", file.display()));
     drop(Store::open(&url, &StoreOptions::default()).await?);
@@ -31,7 +31,7 @@ pub(crate) async fn write(folder: &Path, batches: &[Batch]) -> Result<Written, F
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "FULL")?;
 
-    let mut sampler = Sampler::of(&[std::process::id()])?;
+    let mut sampler = CpuSampler::of(&[std::process::id()])?;
     sampler.mark();
     let begin = Instant::now();
     for batch in batches {
@@ -42,26 +42,26 @@ pub(crate) async fn write(folder: &Path, batches: &[Batch]) -> Result<Written, F
     let expected = batches.iter().map(|batch| batch.rows.len() as u64).sum();
     let written: i64 =
         connection.query_row("SELECT count(*) FROM webhook_events", [], |row| row.get(0))?;
-    written_all(expected, written, took, sampler.used(0))
+    write_figures(expected, written, took, sampler.used(0))
 }
 
 /// The figures, if every row is there.
-pub(super) fn written_all(
+pub(super) fn write_figures(
     expected: u64,
     found: i64,
     took: Duration,
     cpu: Duration,
-) -> Result<Written, Failure> {
+) -> Result<WriteFigures, LoadError> {
     if u64::try_from(found).ok() != Some(expected) {
         return Err(format!("the raw writer wrote {found} rows instead of {expected}").into());
     }
-    Ok(Written {
+    Ok(WriteFigures {
         rows_per_second: expected as f64 / took.as_secs_f64(),
         cpu_us: per_event(cpu, expected),
     })
 }
 
-fn transaction(on: &mut Connection, batch: &Batch) -> rusqlite::Result<()> {
+fn transaction(on: &mut Connection, batch: &RowBatch) -> rusqlite::Result<()> {
     let transaction = on.transaction_with_behavior(TransactionBehavior::Immediate)?;
     {
         let mut session = transaction.prepare_cached(SESSION)?;
@@ -100,10 +100,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_floor_that_lost_rows_is_none() {
+    fn write_figures_need_every_row() {
         let second = Duration::from_secs(1);
-        assert!(written_all(10, 9, second, second).is_err());
-        let all = written_all(10, 10, second, second);
+        assert!(write_figures(10, 9, second, second).is_err());
+        let all = write_figures(10, 10, second, second);
         assert!(
             all.is_ok_and(|written| written.rows_per_second == 10.0 && written.cpu_us == 100_000.0)
         );

@@ -6,10 +6,10 @@ use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
 /// Longest answer that is understood.
-pub(crate) const MAX_ANSWER: usize = 4096;
+pub(crate) const MAX_RESPONSE_BYTES: usize = 4096;
 
 /// Reads one answer to its end; gives its status.
-pub(crate) async fn read(stream: &mut TcpStream, buffer: &mut [u8; MAX_ANSWER]) -> io::Result<u16> {
+pub(crate) async fn read(stream: &mut TcpStream, buffer: &mut [u8; MAX_RESPONSE_BYTES]) -> io::Result<u16> {
     let mut filled = 0;
     loop {
         let read = stream.read(&mut buffer[filled..]).await?;
@@ -53,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_answer_is_complete_with_its_body() {
+    fn response_is_complete_with_its_body() {
         let whole = b"HTTP/1.1 202 Accepted\r\nContent-Length: 4\r\ndate: now\r\n\r\nbody";
         assert_eq!(head(whole).unwrap(), Some((202, whole.len())));
         assert_eq!(head(&whole[..30]).unwrap(), None);

@@ -5,22 +5,22 @@ use shared::platform::Platform;
 use worker::effects::{Applied, EventAction, PlannedEvent};
 use worker::store::{PlatformEvents, Store, StoreError, TransactionScope};
 
-use crate::fixture::{ACTIVE, Event, Fixture, done, event, mux, open};
+use crate::fixture::{ACTIVE, TestEvent, StoreFixture, done, event, mux, open};
 
 on_both!(
-    parts_of_two_platforms_take_effect_at_once,
-    what_a_part_writes_is_there_for_the_next_one,
-    what_a_part_creates_is_there_for_the_next_one,
-    a_rejected_event_takes_all_parts_with_it_and_each_can_be_applied_alone,
-    parts_without_events_are_nothing,
-    workers_that_apply_the_same_parts_at_once_do_it_once,
+    parts_of_two_platforms_share_a_transaction,
+    part_sees_rows_written_by_an_earlier_part,
+    part_sees_rows_created_by_an_earlier_part,
+    rejected_event_rolls_back_all_parts,
+    parts_without_events_have_no_outcome,
+    parts_applied_by_two_workers_take_effect_once,
 );
 
 /// Parts as a test says them.
-type Said = Vec<(&'static str, Vec<Event>)>;
+type PartInputs = Vec<(&'static str, Vec<TestEvent>)>;
 
-fn planned(fixture: &Fixture, said: &Said) -> Vec<(&'static str, Vec<PlannedEvent>)> {
-    let plan = |(platform, events): &(&'static str, Vec<Event>)| {
+fn planned(fixture: &StoreFixture, said: &PartInputs) -> Vec<(&'static str, Vec<PlannedEvent>)> {
+    let plan = |(platform, events): &(&'static str, Vec<TestEvent>)| {
         (*platform, events.iter().map(|event| fixture.plan(platform, event)).collect())
     };
     said.iter().map(plan).collect()
@@ -28,7 +28,7 @@ fn planned(fixture: &Fixture, said: &Said) -> Vec<(&'static str, Vec<PlannedEven
 
 async fn try_together(
     store: &Store,
-    fixture: &Fixture,
+    fixture: &StoreFixture,
     planned: &[(&'static str, Vec<PlannedEvent>)],
 ) -> Result<Vec<Vec<Applied>>, StoreError> {
     let platforms: Vec<&Platform> =
@@ -47,15 +47,15 @@ async fn try_together(
     Ok(applied)
 }
 
-async fn together(fixture: &Fixture, said: Said) -> Vec<Vec<Applied>> {
+async fn together(fixture: &StoreFixture, said: PartInputs) -> Vec<Vec<Applied>> {
     try_together(&fixture.store, fixture, &planned(fixture, &said)).await.unwrap()
 }
 
-fn live(id: &str, at: i64, room: &str) -> Event {
+fn live(id: &str, at: i64, room: &str) -> TestEvent {
     event(id, "live", at, json!({"room": room}))
 }
 
-async fn parts_of_two_platforms_take_effect_at_once(fixture: Fixture) {
+async fn parts_of_two_platforms_share_a_transaction(fixture: StoreFixture) {
     let parts = vec![
         ("rival", vec![live("e", 1, "rivals"), live("f", 2, "rivals")]),
         (
@@ -89,7 +89,7 @@ async fn parts_of_two_platforms_take_effect_at_once(fixture: Fixture) {
 }
 
 /// Both may touch the room: the second one must not overwrite what the first one wrote.
-async fn what_a_part_writes_is_there_for_the_next_one(fixture: Fixture) {
+async fn part_sees_rows_written_by_an_earlier_part(fixture: StoreFixture) {
     fixture.announce("a", 0, json!({"room_id": "r", "live_stream_id": "s"})).await;
     let parts = vec![
         ("mux", vec![mux("e1", ACTIVE, 1_000, Some("r"), "s")]),
@@ -118,7 +118,7 @@ async fn what_a_part_writes_is_there_for_the_next_one(fixture: Fixture) {
 
 /// Two definitions of one platform, one after the other: rows that the first one inserts, by room and by live stream, and its
 /// ledger rows.
-async fn what_a_part_creates_is_there_for_the_next_one(fixture: Fixture) {
+async fn part_sees_rows_created_by_an_earlier_part(fixture: StoreFixture) {
     let first = event("e1", "live", 1_000, json!({"room": "r", "stream": "s"}));
     let twice = fixture.plan("studio", &first);
     let ended = fixture
@@ -138,7 +138,7 @@ async fn what_a_part_creates_is_there_for_the_next_one(fixture: Fixture) {
     assert_eq!(fixture.session("r").await["status"], "live");
 }
 
-async fn a_rejected_event_takes_all_parts_with_it_and_each_can_be_applied_alone(fixture: Fixture) {
+async fn rejected_event_rolls_back_all_parts(fixture: StoreFixture) {
     fixture.refuse_title("poison").await;
     let poison = event("poison", "live", 9, json!({"room": "p", "title": "poison"}));
     let said = vec![
@@ -163,7 +163,7 @@ async fn a_rejected_event_takes_all_parts_with_it_and_each_can_be_applied_alone(
     assert_eq!(fixture.database.count("webhook_events").await, 3);
 }
 
-async fn parts_without_events_are_nothing(fixture: Fixture) {
+async fn parts_without_events_have_no_outcome(fixture: StoreFixture) {
     let none = vec![("rival", vec![]), ("studio", vec![])];
     assert_eq!(together(&fixture, none).await, vec![vec![], vec![]]);
     let one = together(
@@ -176,12 +176,12 @@ async fn parts_without_events_are_nothing(fixture: Fixture) {
 }
 
 /// In order of name, as workers do it, with the rows of each part in another order for every worker.
-async fn workers_that_apply_the_same_parts_at_once_do_it_once(fixture: Fixture) {
+async fn parts_applied_by_two_workers_take_effect_once(fixture: StoreFixture) {
     const ROUNDS: i64 = 10;
     let (one, two) = (open(&fixture.database).await, open(&fixture.database).await);
     for round in 0..ROUNDS {
         let rooms = [round % 3, (round + 1) % 3, 10 + round];
-        let events = |platform: &str, rooms: &[i64]| -> Vec<Event> {
+        let events = |platform: &str, rooms: &[i64]| -> Vec<TestEvent> {
             let one = |room: &i64| {
                 live(&format!("{round}-{room}"), round * 1_000, &format!("{platform}-{room}"))
             };
@@ -213,8 +213,8 @@ async fn workers_that_apply_the_same_parts_at_once_do_it_once(fixture: Fixture) 
 
 /// Not in order of name: each worker gets what the other one needs next. The database ends one of them, which runs again.
 #[tokio::test]
-async fn a_deadlock_is_a_lost_race() {
-    let fixture = Fixture::postgres().await;
+async fn deadlock_is_retried_as_a_lost_race() {
+    let fixture = StoreFixture::postgres().await;
     let (one, two) = (open(&fixture.database).await, open(&fixture.database).await);
     let said = |round: i64, worker: usize| {
         let one = |platform: &'static str| {
@@ -241,7 +241,7 @@ async fn a_deadlock_is_a_lost_race() {
 }
 
 #[tokio::test]
-async fn each_database_says_whose_events_may_share() {
-    assert_eq!(Fixture::sqlite().await.store.transaction_scope(), TransactionScope::Any);
-    assert_eq!(Fixture::postgres().await.store.transaction_scope(), TransactionScope::OwnSessions);
+async fn transaction_scope_depends_on_the_database() {
+    assert_eq!(StoreFixture::sqlite().await.store.transaction_scope(), TransactionScope::Any);
+    assert_eq!(StoreFixture::postgres().await.store.transaction_scope(), TransactionScope::OwnSessions);
 }

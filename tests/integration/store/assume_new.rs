@@ -8,52 +8,52 @@ use shared::platform::Platform;
 use worker::effects::{Applied, EventAction, PlannedEvent};
 use worker::store::{PlatformEvents, StoreError};
 
-use crate::fixture::{ACTIVE, DISCONNECTED, Event, Fixture, IDLE, done, event, mux, open};
+use crate::fixture::{ACTIVE, DISCONNECTED, TestEvent, StoreFixture, IDLE, done, event, mux, open};
 
 on_both!(
-    a_redelivery_among_new_events_is_known_and_they_take_effect_once,
-    a_redelivery_is_known_although_its_session_is_gone,
-    a_redelivery_is_known_although_its_room_is_anothers_by_now,
-    a_redelivery_is_known_although_the_database_would_refuse_it_now,
-    a_redelivery_in_a_later_part_undoes_the_parts_before_it_and_all_are_run_again,
-    a_missing_session_beside_a_redelivery_stays_missing,
-    another_copy_is_another_copy_for_a_store_that_did_not_ask,
-    what_is_refused_is_refused_whether_the_ledger_was_asked_or_not,
-    a_crowd_of_redeliveries_is_known_batch_after_batch,
+    redelivery_is_known_among_new_events,
+    redelivery_is_known_after_its_session_was_deleted,
+    redelivery_is_known_after_its_room_changed_owner,
+    redelivery_is_known_even_if_the_database_would_refuse_it,
+    redelivery_in_a_later_part_reruns_all_parts,
+    missing_session_beside_a_redelivery_stays_missing,
+    duplicate_entry_is_known_without_a_ledger_lookup,
+    rejected_event_is_rejected_with_and_without_ledger_lookup,
+    redeliveries_are_known_batch_after_batch,
 );
 
-async fn again(
-    fixture: &Fixture,
+async fn apply_in_fresh_store(
+    fixture: &StoreFixture,
     platform: &str,
     events: &[PlannedEvent],
 ) -> Result<Vec<Applied>, StoreError> {
     open(&fixture.database).await.apply(fixture.platform(platform), events).await
 }
 
-fn live(id: &str, at: i64, room: &str) -> Event {
+fn live(id: &str, at: i64, room: &str) -> TestEvent {
     event(id, "live", at, json!({"room": room, "title": id}))
 }
 
 /// Applies `said` and gives the very event again, with what it did.
-async fn delivered(fixture: &Fixture, platform: &str, said: Event) -> (PlannedEvent, Applied) {
+async fn apply_first_delivery(fixture: &StoreFixture, platform: &str, said: TestEvent) -> (PlannedEvent, Applied) {
     let planned = fixture.plan(platform, &said);
     let result =
         done(fixture.try_apply(platform, std::slice::from_ref(&planned)).await.unwrap().remove(0));
     (planned, Applied::AlreadyApplied { same_origin: true, result })
 }
 
-async fn a_redelivery_among_new_events_is_known_and_they_take_effect_once(fixture: Fixture) {
+async fn redelivery_is_known_among_new_events(fixture: StoreFixture) {
     fixture.announce("a", 0, json!({"room_id": "r"})).await;
     // Logged only, so nothing but the ledger knows it.
     let (logged, known) =
-        delivered(&fixture, "mux", mux("b", "video.live_stream.created", 1_000, Some("r"), "s"))
+        apply_first_delivery(&fixture, "mux", mux("b", "video.live_stream.created", 1_000, Some("r"), "s"))
             .await;
     let batch = [
         fixture.plan("mux", &mux("c", ACTIVE, 2_000, Some("r"), "s")),
         logged,
         fixture.plan("mux", &mux("a", IDLE, 3_000, Some("r"), "s")),
     ];
-    let outcomes = again(&fixture, "mux", &batch).await.unwrap();
+    let outcomes = apply_in_fresh_store(&fixture, "mux", &batch).await.unwrap();
     assert_eq!(outcomes[1], known);
     let actions = [done(outcomes[0].clone()), done(outcomes[2].clone())]
         .map(|result| (result.action, result.old_status));
@@ -66,39 +66,39 @@ async fn a_redelivery_among_new_events_is_known_and_they_take_effect_once(fixtur
     assert_eq!(fixture.session("r").await["status"], "idle");
 }
 
-async fn a_redelivery_is_known_although_its_session_is_gone(fixture: Fixture) {
+async fn redelivery_is_known_after_its_session_was_deleted(fixture: StoreFixture) {
     fixture.announce("a", 0, json!({"room_id": "r"})).await;
-    let (event, known) = delivered(&fixture, "mux", mux("e", ACTIVE, 1_000, Some("r"), "s")).await;
+    let (event, known) = apply_first_delivery(&fixture, "mux", mux("e", ACTIVE, 1_000, Some("r"), "s")).await;
     fixture.database.execute("DELETE FROM sessions").await;
     assert_eq!(
-        again(&fixture, "mux", &[event]).await.unwrap(),
+        apply_in_fresh_store(&fixture, "mux", &[event]).await.unwrap(),
         [known],
         "not one that waits for its session"
     );
 }
 
-async fn a_redelivery_is_known_although_its_room_is_anothers_by_now(fixture: Fixture) {
-    let (event, known) = delivered(&fixture, "studio", live("e", 1_000, "r")).await;
+async fn redelivery_is_known_after_its_room_changed_owner(fixture: StoreFixture) {
+    let (event, known) = apply_first_delivery(&fixture, "studio", live("e", 1_000, "r")).await;
     fixture.database.execute("UPDATE sessions SET platform = 'rival' WHERE room_id = 'r'").await;
-    assert_eq!(again(&fixture, "studio", &[event]).await.unwrap(), [known], "not a conflict");
+    assert_eq!(apply_in_fresh_store(&fixture, "studio", &[event]).await.unwrap(), [known], "not a conflict");
     let new = fixture.plan("studio", &live("f", 1_000, "r"));
-    assert_eq!(again(&fixture, "studio", &[new]).await.unwrap(), [Applied::Conflict]);
+    assert_eq!(apply_in_fresh_store(&fixture, "studio", &[new]).await.unwrap(), [Applied::Conflict]);
 }
 
-async fn a_redelivery_is_known_although_the_database_would_refuse_it_now(fixture: Fixture) {
-    let (event, known) = delivered(&fixture, "studio", live("poison", 1_000, "r")).await;
+async fn redelivery_is_known_even_if_the_database_would_refuse_it(fixture: StoreFixture) {
+    let (event, known) = apply_first_delivery(&fixture, "studio", live("poison", 1_000, "r")).await;
     fixture.database.execute("DELETE FROM sessions").await;
     fixture.refuse_title("poison").await;
     let new = fixture.plan("studio", &live("good", 1_000, "other"));
-    let outcomes = again(&fixture, "studio", &[event, new]).await.unwrap();
+    let outcomes = apply_in_fresh_store(&fixture, "studio", &[event, new]).await.unwrap();
     assert_eq!(outcomes[0], known);
     assert_eq!(done(outcomes[1].clone()).action, EventAction::StatusUpdated);
 }
 
-async fn a_redelivery_in_a_later_part_undoes_the_parts_before_it_and_all_are_run_again(
-    fixture: Fixture,
+async fn redelivery_in_a_later_part_reruns_all_parts(
+    fixture: StoreFixture,
 ) {
-    let (event, known) = delivered(&fixture, "studio", live("e", 1_000, "studios")).await;
+    let (event, known) = apply_first_delivery(&fixture, "studio", live("e", 1_000, "studios")).await;
     let firsts = [fixture.plan("rival", &live("e", 1_000, "rivals"))];
     let seconds = [fixture.plan("studio", &live("f", 2_000, "studios")), event];
     let part = |name: &str, events| PlatformEvents { platform: fixture.platform(name), events };
@@ -118,26 +118,26 @@ async fn a_redelivery_in_a_later_part_undoes_the_parts_before_it_and_all_are_run
     assert_eq!(fixture.database.count("sessions").await, 2);
 }
 
-async fn a_missing_session_beside_a_redelivery_stays_missing(fixture: Fixture) {
+async fn missing_session_beside_a_redelivery_stays_missing(fixture: StoreFixture) {
     fixture.announce("a", 0, json!({"room_id": "r"})).await;
-    let (event, known) = delivered(&fixture, "mux", mux("e", ACTIVE, 1_000, Some("r"), "s")).await;
+    let (event, known) = apply_first_delivery(&fixture, "mux", mux("e", ACTIVE, 1_000, Some("r"), "s")).await;
     let missing = fixture.plan("mux", &mux("m", ACTIVE, 1_000, Some("nowhere"), "x"));
     let new = fixture.plan("mux", &mux("n", IDLE, 2_000, Some("r"), "s"));
-    let outcomes = again(&fixture, "mux", &[missing, event, new]).await.unwrap();
+    let outcomes = apply_in_fresh_store(&fixture, "mux", &[missing, event, new]).await.unwrap();
     assert_eq!((&outcomes[0], &outcomes[1]), (&Applied::MissingSession, &known));
     assert_eq!(done(outcomes[2].clone()).action, EventAction::StatusUpdated);
     assert_eq!(fixture.database.event("mux", "m").await, None);
 }
 
-async fn another_copy_is_another_copy_for_a_store_that_did_not_ask(fixture: Fixture) {
+async fn duplicate_entry_is_known_without_a_ledger_lookup(fixture: StoreFixture) {
     fixture.announce("a", 0, json!({"room_id": "r"})).await;
     let result = done(fixture.one("mux", mux("e", ACTIVE, 1_000, Some("r"), "s")).await);
     let copy = fixture.plan("mux", &mux("e", ACTIVE, 1_000, Some("r"), "s"));
-    let outcomes = again(&fixture, "mux", &[copy]).await.unwrap();
+    let outcomes = apply_in_fresh_store(&fixture, "mux", &[copy]).await.unwrap();
     assert_eq!(outcomes, [Applied::AlreadyApplied { same_origin: false, result }]);
 }
 
-async fn what_is_refused_is_refused_whether_the_ledger_was_asked_or_not(fixture: Fixture) {
+async fn rejected_event_is_rejected_with_and_without_ledger_lookup(fixture: StoreFixture) {
     fixture.refuse_title("poison").await;
     let store = open(&fixture.database).await;
     let studio: &Platform = fixture.platform("studio");
@@ -149,7 +149,7 @@ async fn what_is_refused_is_refused_whether_the_ledger_was_asked_or_not(fixture:
     assert_eq!(fixture.database.count("webhook_events").await, 0);
 }
 
-async fn a_crowd_of_redeliveries_is_known_batch_after_batch(fixture: Fixture) {
+async fn redeliveries_are_known_batch_after_batch(fixture: StoreFixture) {
     fixture.announce("a", 0, json!({"room_id": "r"})).await;
     let kinds = [ACTIVE, IDLE, DISCONNECTED];
     let said = |n: usize| mux(&format!("e{n:02}"), kinds[n % 3], n as i64, Some("r"), "s");

@@ -7,11 +7,11 @@ use rusqlite::{Connection, OpenFlags};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::Failure;
+use crate::LoadError;
 
 /// A row of the ledger.
 #[derive(Clone, Debug)]
-pub(crate) struct Row {
+pub(crate) struct RawLedgerRow {
     pub(crate) event_id: String,
     pub(crate) event_type: String,
     pub(crate) room_id: Option<String>,
@@ -26,7 +26,7 @@ pub(crate) struct Row {
 
 /// What an event leaves in its session.
 #[derive(Clone, Debug)]
-pub(crate) struct Session {
+pub(crate) struct RawSessionRow {
     pub(crate) room_id: String,
     pub(crate) status: &'static str,
     pub(crate) live_stream_id: String,
@@ -37,27 +37,27 @@ pub(crate) struct Session {
 
 /// What one transaction writes: its events, and the last state of each session that they touch.
 #[derive(Debug)]
-pub(crate) struct Batch {
-    pub(crate) rows: Vec<Row>,
-    pub(crate) sessions: Vec<Session>,
+pub(crate) struct RowBatch {
+    pub(crate) rows: Vec<RawLedgerRow>,
+    pub(crate) sessions: Vec<RawSessionRow>,
 }
 
 /// What a floor came to.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Written {
+pub(crate) struct WriteFigures {
     pub(crate) rows_per_second: f64,
     /// CPU of the writing process per row, in µs.
     pub(crate) cpu_us: f64,
 }
 
 /// All rows of the ledger in `file`, in the order in which they were written.
-pub(crate) fn read(file: &Path) -> Result<Vec<Row>, Failure> {
+pub(crate) fn read(file: &Path) -> Result<Vec<RawLedgerRow>, LoadError> {
     let connection = Connection::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
     let sql = "SELECT event_id, event_type, room_id, occurred_at, received_at, processed_at, attempts, action, origin, \
         result FROM webhook_events WHERE platform = 'mux' ORDER BY rowid";
     let mut statement = connection.prepare(sql)?;
     let rows = statement.query_map([], |row| {
-        Ok(Row {
+        Ok(RawLedgerRow {
             event_id: row.get(0)?,
             event_type: row.get(1)?,
             room_id: row.get(2)?,
@@ -74,12 +74,12 @@ pub(crate) fn read(file: &Path) -> Result<Vec<Row>, Failure> {
 }
 
 /// `rows` in transactions of `size`.
-pub(crate) fn batches(rows: &[Row], size: usize) -> Vec<Batch> {
+pub(crate) fn batches(rows: &[RawLedgerRow], size: usize) -> Vec<RowBatch> {
     rows.chunks(size.max(1))
         .map(|rows| {
-            let last: BTreeMap<&str, &Row> =
+            let last: BTreeMap<&str, &RawLedgerRow> =
                 rows.iter().filter_map(|row| Some((row.room_id.as_deref()?, row))).collect();
-            Batch {
+            RowBatch {
                 rows: rows.to_vec(),
                 sessions: last.into_iter().map(|(room, row)| session(room, row)).collect(),
             }
@@ -87,13 +87,13 @@ pub(crate) fn batches(rows: &[Row], size: usize) -> Vec<Batch> {
         .collect()
 }
 
-fn session(room: &str, row: &Row) -> Session {
+fn session(room: &str, row: &RawLedgerRow) -> RawSessionRow {
     let status = match row.event_type.rsplit('.').next() {
         Some("active") => "live",
         Some("idle") => "idle",
         _ => "ended",
     };
-    Session {
+    RawSessionRow {
         room_id: room.to_owned(),
         status,
         live_stream_id: format!("ls-{room}"),
@@ -115,8 +115,8 @@ pub(crate) fn instant(text: &str) -> OffsetDateTime {
 mod tests {
     use super::*;
 
-    fn row(i: usize, room: &str) -> Row {
-        Row {
+    fn row(i: usize, room: &str) -> RawLedgerRow {
+        RawLedgerRow {
             event_id: format!("e{i}"),
             event_type: "video.live_stream.active".to_owned(),
             room_id: Some(room.to_owned()),
@@ -131,8 +131,8 @@ mod tests {
     }
 
     #[test]
-    fn a_transaction_writes_each_session_once_with_its_last_event() {
-        let rows: Vec<Row> = (0..7).map(|i| row(i, ["a", "b"][i % 2])).collect();
+    fn batch_writes_each_session_once_with_its_last_event() {
+        let rows: Vec<RawLedgerRow> = (0..7).map(|i| row(i, ["a", "b"][i % 2])).collect();
         let batches = batches(&rows, 5);
         let sizes: Vec<_> =
             batches.iter().map(|batch| (batch.rows.len(), batch.sessions.len())).collect();

@@ -10,9 +10,9 @@ use shared::queue::{
     RegistrationChange, Replayed, SettleOutcome, Settled,
 };
 
-use crate::fixture::{CONSUMER, Fixture, OPEN, OTHER, event, name};
+use crate::fixture::{CONSUMER, QueueFixture, UNLIMITED, OTHER, event, name};
 
-impl Fixture {
+impl QueueFixture {
     async fn fill(&self) {
         self.redis::<()>(&["CONFIG", "SET", "maxmemory", "1"]).await;
         let mut connection = self.server.connection().await;
@@ -23,13 +23,13 @@ impl Fixture {
 }
 
 #[tokio::test]
-async fn a_full_redis_refuses_new_events_only() {
-    let mut fixture = Fixture::consuming().await;
+async fn full_redis_refuses_only_new_events() {
+    let mut fixture = QueueFixture::consuming().await;
     let ids = fixture.deliver(&["settled", "retried", "dead", "held", "suspect"]).await;
     fixture.fill().await;
     let (queue, keys) = (fixture.queue.clone(), fixture.keys.clone());
 
-    let fault = queue.enqueue(&keys, &OPEN, &[&event("new")]).await.unwrap_err();
+    let fault = queue.enqueue(&keys, &UNLIMITED, &[&event("new")]).await.unwrap_err();
     assert!(fault.is_out_of_memory() && fault.certainly_not_run(), "{fault:?}");
 
     assert_eq!(
@@ -79,21 +79,21 @@ async fn a_full_redis_refuses_new_events_only() {
 }
 
 #[tokio::test]
-async fn what_was_refused_can_be_sent_again() {
-    let fixture = Fixture::start().await;
+async fn event_refused_by_a_full_redis_can_be_sent_again() {
+    let fixture = QueueFixture::start().await;
     fixture.fill().await;
-    fixture.queue.enqueue(&fixture.keys, &OPEN, &[&event("a")]).await.unwrap_err();
+    fixture.queue.enqueue(&fixture.keys, &UNLIMITED, &[&event("a")]).await.unwrap_err();
     fixture.redis::<()>(&["CONFIG", "SET", "maxmemory", "0"]).await;
     assert_eq!(
-        fixture.enqueue(&OPEN, &[event("a")]).await,
+        fixture.enqueue(&UNLIMITED, &[event("a")]).await,
         [Enqueued::Accepted],
         "no marker was left behind"
     );
 }
 
 #[tokio::test]
-async fn a_purge_works_when_it_is_needed_most() {
-    let fixture = Fixture::start().await;
+async fn purge_works_on_a_full_redis() {
+    let fixture = QueueFixture::start().await;
     let fields = vec![(b"event_id".to_vec(), b"a".to_vec())];
     let exported = StreamId { ms: 1, seq: 1 };
     let imported =

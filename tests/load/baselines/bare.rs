@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use actix_web::{App, HttpResponse, HttpServer, web};
 
 /// An answer of the size that ingress gives.
-const ANSWER: &str = r#"{"event_id":"evt-00000000-0000000000000000","status":"accepted"}"#;
+const RESPONSE_BODY: &str = r#"{"event_id":"evt-00000000-0000000000000000","status":"accepted"}"#;
 
 /// Serves until SIGTERM.
 pub(crate) fn serve(bind: SocketAddr) -> io::Result<()> {
@@ -22,5 +22,5 @@ async fn accept(body: web::Bytes) -> HttpResponse {
     if body.is_empty() {
         return HttpResponse::BadRequest().finish();
     }
-    HttpResponse::Accepted().content_type("application/json").body(ANSWER)
+    HttpResponse::Accepted().content_type("application/json").body(RESPONSE_BODY)
 }
