@@ -121,7 +121,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError
     );
     let health = HealthMonitor::new(queue.clone()).spawn(background.clone());
     let pressure = MemoryBackpressure::default();
-    let looked_at = health.clone();
+    let health_for_backpressure = health.clone();
     let gate = RedisGate::new(health, config.is_strict(), queue.connection().clone());
     let mut watching =
         tokio::spawn(redis_gate::watch(gate.clone(), queue.clone(), DependencyMetrics::new()));
@@ -129,8 +129,8 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError
     let live =
         Live::start(queue.clone(), config.registry.clone(), Some(sealer), background.clone());
     let flush = CancellationToken::new();
-    let pressed = BackpressureQueue { queue: queue.clone(), pressure: pressure.clone() };
-    let (batcher, batching) = Batcher::start(pressed, flush.clone());
+    let backpressure_queue = BackpressureQueue { queue: queue.clone(), pressure: pressure.clone() };
+    let (batcher, batching) = Batcher::start(backpressure_queue, flush.clone());
     let waiters = WaiterRegistry::new(queue.clone(), config.max_waiters, stop.clone());
     waiters.listen(url, cluster, background.clone())?;
 
@@ -149,18 +149,18 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError
     // Until registrations are read, requests for registered platforms get 503.
     let _ = timeout(STARTUP_WAIT, known.wait_for(Option::is_some)).await;
     let grace = config.common.shutdown_grace;
-    let (server, serving, following, targets) =
+    let (server, serving, following, state) =
         serve(config, queue.clone(), gate, batcher, waiters, live, background.clone())?;
-    let configured = move || targets.targets.configured();
-    tokio::spawn(pressure.follow(queue, looked_at, configured, background.clone()));
+    let configured = move || state.targets.configured();
+    tokio::spawn(pressure.follow(queue, health_for_backpressure, configured, background.clone()));
     listening.store(true, Ordering::Release);
 
-    let mut parts = IngressTasks { server, serving, batching, watching, following };
+    let mut tasks = IngressTasks { server, serving, batching, watching, following };
     let ended = tokio::select! {
         () = stop.cancelled() => Ok(()),
-        failed = parts.failed() => Err(failed),
+        failed = tasks.failed() => Err(failed),
     };
-    parts.stop(grace.saturating_sub(tracing.flush_timeout(grace)), flush).await;
+    tasks.stop(grace.saturating_sub(tracing.flush_timeout(grace)), flush).await;
     tracing.finish(grace).await;
     ops.stop().await;
     ended

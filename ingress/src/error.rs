@@ -280,11 +280,11 @@ impl Error {
         target: Option<&IngestTarget>,
         mut unread: Payload,
     ) -> HttpResponse {
-        let facts = self.spec();
+        let spec = self.spec();
         let erresid = format!("{:012x}", rand::random::<u64>() >> 16);
-        self.log(&facts, target, &erresid);
-        let body = self.body(&facts, &erresid).into();
-        let mut head = self.head(&facts, target);
+        self.log(&spec, target, &erresid);
+        let body = self.body(&spec, &erresid).into();
+        let mut head = self.head(&spec, target);
         // actix also closes the connection, but does not announce it.
         if !is_drained(&mut unread) {
             head.force_close();
@@ -294,37 +294,37 @@ impl Error {
 
     /// Returns the response without logging it, for the OpenAPI document.
     pub(crate) fn rendered(&self) -> RenderedError {
-        let facts = self.spec();
-        let body = self.body(&facts, "000000000000");
-        RenderedError { head: self.head(&facts, None).finish(), errcode: facts.errcode, body }
+        let spec = self.spec();
+        let body = self.body(&spec, "000000000000");
+        RenderedError { head: self.head(&spec, None).finish(), errcode: spec.errcode, body }
     }
 
-    fn head(&self, facts: &ErrorSpec, target: Option<&IngestTarget>) -> HttpResponseBuilder {
-        let mut response = HttpResponse::build(self.status(facts, target));
+    fn head(&self, spec: &ErrorSpec, target: Option<&IngestTarget>) -> HttpResponseBuilder {
+        let mut response = HttpResponse::build(self.status(spec, target));
         response
             .insert_header((header::CONTENT_TYPE, HeaderValue::from_static("application/json")));
-        if let Some(seconds) = facts.retry_after_s {
+        if let Some(seconds) = spec.retry_after_s {
             response.insert_header((header::RETRY_AFTER, seconds));
         }
         self.add_headers(&mut response);
         response
     }
 
-    fn body(&self, facts: &ErrorSpec, erresid: &str) -> Vec<u8> {
+    fn body(&self, spec: &ErrorSpec, erresid: &str) -> Vec<u8> {
         let body = ErrorResponse {
             success: false,
-            errcode: facts.errcode,
+            errcode: spec.errcode,
             errmesg: &self.to_string(),
             erresid,
         };
         serde_json::to_vec(&body).unwrap_or_default()
     }
 
-    fn status(&self, facts: &ErrorSpec, target: Option<&IngestTarget>) -> StatusCode {
+    fn status(&self, spec: &ErrorSpec, target: Option<&IngestTarget>) -> StatusCode {
         let busy = target.and_then(|target| target.busy_status);
         match (self, busy) {
             (Self::RateLimited { .. } | Self::BodyTimeout, Some(busy)) => busy,
-            _ => StatusCode::from_u16(facts.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
+            _ => StatusCode::from_u16(spec.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
         }
     }
 
@@ -344,17 +344,23 @@ impl Error {
         }
     }
 
-    fn log(&self, facts: &ErrorSpec, target: Option<&IngestTarget>, erresid: &str) {
-        let errcode = facts.errcode;
+    fn log(&self, spec: &ErrorSpec, target: Option<&IngestTarget>, erresid: &str) {
+        let errcode = spec.errcode;
         let platform = target.map_or("unknown", |target| target.platform.name.as_str());
-        if facts.status >= 500 && !REFUSALS.is_first(errcode, platform) {
+        if spec.status >= 500 && !REFUSALS.is_first(errcode, platform) {
             tracing::debug!(erresid, errcode, platform, "{self}");
             return;
         }
         match self {
             Self::Signature(refusal) => {
                 let log_name = target.map_or("unknown", IngestTarget::log_name);
-                tracing::warn!(erresid, errcode, platform, reason = %refusal, "Invalid {log_name} webhook signature");
+                tracing::warn!(
+                    erresid,
+                    errcode,
+                    platform,
+                    reason = %refusal,
+                    "Invalid {log_name} webhook signature"
+                );
             }
             Self::ClockInDoubt(doubt) => tracing::error!(
                 erresid,
@@ -377,7 +383,7 @@ impl Error {
                 let reason = RedisTrouble::of(fault);
                 tracing::error!(erresid, errcode, platform, %reason, "{self}");
             }
-            _ if facts.status >= 500 => tracing::error!(erresid, errcode, platform, "{self}"),
+            _ if spec.status >= 500 => tracing::error!(erresid, errcode, platform, "{self}"),
             _ => tracing::warn!(erresid, errcode, platform, "{self}"),
         }
     }
@@ -420,8 +426,8 @@ impl MessageBody for RefusalBody {
 }
 
 impl From<EnqueueError> for Error {
-    fn from(lost: EnqueueError) -> Self {
-        match lost {
+    fn from(error: EnqueueError) -> Self {
+        match error {
             EnqueueError::Full => Self::Busy,
             EnqueueError::Expired => Self::QueueUnavailable("Redis was not called in time"),
             EnqueueError::NotRun(fault) => Self::QueueRefused(fault),

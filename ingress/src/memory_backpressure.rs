@@ -82,7 +82,10 @@ impl MemoryBackpressure {
                 }
                 // A full Redis refuses by itself, and the health check reports it.
                 Err(error) => {
-                    tracing::debug!(error = %error.error(), "cannot sample Redis's memory; retrying at the next interval")
+                    tracing::debug!(
+                        error = %error.error(),
+                        "cannot sample Redis's memory; retrying at the next interval"
+                    )
                 }
             }
         }
@@ -94,11 +97,17 @@ impl MemoryBackpressure {
             return;
         }
         for name in refused.difference(&before) {
-            tracing::error!(platform = %name, "Redis's memory is nearly used up and this platform exceeds its share; \
-                 refusing its new events");
+            tracing::error!(
+                platform = %name,
+                "Redis's memory is nearly used up and this platform exceeds its share; refusing \
+                 its new events"
+            );
         }
         for name in before.difference(&refused) {
-            tracing::info!(platform = %name, "this platform is within its share again; accepting its events");
+            tracing::info!(
+                platform = %name,
+                "this platform is within its share again; accepting its events"
+            );
         }
         self.0.store(Arc::new(refused));
     }

@@ -326,8 +326,9 @@ mod tests {
         let clock = Some(ClockSample::new(now_ms() - hour, std::time::Instant::now()));
         let health = RedisHealth { skew_ms: Some(0), clock, ..RedisHealth::default() };
         let doubt = gate(health, true, false).clock_in_doubt();
+        let is_an_hour = |skew_ms: Millis| (skew_ms + hour).abs() < 1_000;
         assert!(
-            matches!(doubt, Some(ClockDoubt::Differs { skew_ms }) if (skew_ms + hour).abs() < 1_000),
+            matches!(doubt, Some(ClockDoubt::Differs { skew_ms }) if is_an_hour(skew_ms)),
             "{doubt:?}"
         );
     }

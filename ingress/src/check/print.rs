@@ -43,11 +43,11 @@ pub(super) fn table(report: &CheckReport) -> String {
     report.event.iter().for_each(|event| lines.event(event));
     report.effect.iter().for_each(|effect| lines.effect(effect));
     if let Some(batch) = &report.batch {
-        let told = match batch.len() {
+        let summary = match batch.len() {
             0 => "no events: answered with 200, nothing is queued".to_owned(),
             events => format!("{events} events, accepted together or not at all"),
         };
-        lines.add("batch", &told);
+        lines.add("batch", &summary);
         for (index, part) in batch.iter().enumerate() {
             lines.add(&format!("--- {index}"), &format!("queued as {} bytes", part.body.len()));
             lines.event(&part.event);

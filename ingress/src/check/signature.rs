@@ -149,7 +149,8 @@ impl<'a> SignatureCheck<'a> {
             },
             (Err(refusal), Some(Err(ContentDecodeError::Malformed))) => {
                 notes.push(
-                    "the body does not match Content-Encoding; if a tool has decoded it, leave that header out"
+                    "the body does not match Content-Encoding; if a tool has decoded it, leave \
+                     that header out"
                         .to_owned(),
                 );
                 refusal
@@ -163,9 +164,9 @@ impl<'a> SignatureCheck<'a> {
         Err(self.reason(refusal))
     }
 
-    /// Returns the reason for a body that cannot be decoded. `genuine`: it verifies as sent.
-    fn undecodable(self, genuine: bool, wrong: &str, status: u16) -> String {
-        match (genuine, self.invalid) {
+    /// Returns the reason for a body that cannot be decoded. `verifies`: the bytes as sent verify.
+    fn undecodable(self, verifies: bool, wrong: &str, status: u16) -> String {
+        match (verifies, self.invalid) {
             (true, InvalidRequests::Keep) => {
                 format!("the signature verifies, but {wrong} (kept as a dead letter)")
             }
@@ -266,7 +267,8 @@ impl<'a> SignatureCheck<'a> {
                     "the signature does not verify either"
                 };
                 format!(
-                    "its time {received} is {diff} s {side} {current}, and {allowed} s are allowed; {rest}"
+                    "its time {received} is {diff} s {side} {current}, and {allowed} s are \
+                     allowed; {rest}"
                 )
             }
         }
@@ -319,7 +321,8 @@ impl<'a> SignatureCheck<'a> {
             ),
             (
                 unmarked.and_then(without_line_end).map(<[u8]>::to_vec),
-                "without the byte order mark at its beginning and the line break at its end, in UTF-8",
+                "without the byte order mark at its beginning and the line break at its end, in \
+                 UTF-8",
             ),
             (
                 without_end.map(<[u8]>::to_vec),

@@ -1,4 +1,4 @@
-//! The verdicts on captures of every bundled platform are those of the fixtures; what is printed tells no secret.
+//! Checks the verdicts on captures of all bundled platforms, and that no secret is printed.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -48,7 +48,7 @@ fn run(
     check.run(&env()).unwrap_or_else(|problems| panic!("{problems:?}"))
 }
 
-/// The verdict as JSON, after looking that neither form of it tells the secret or a signature.
+/// Returns the verdict as JSON. Checks that neither format prints the secret or a signature.
 fn verdict(platform: &str, headers: &[(String, String)], body: &[u8]) -> Value {
     let folder = tempfile::tempdir().unwrap();
     let table = run(folder.path(), platform, headers, body, ReportFormat::Table);
@@ -68,7 +68,8 @@ fn verdict(platform: &str, headers: &[(String, String)], body: &[u8]) -> Value {
 fn mux() -> String {
     json!({
         "type": "video.live_stream.active", "id": "evt-1", "created_at": "2025-12-31T23:59:58Z",
-        "object": {"type": "live_stream", "id": "ls-1"}, "data": {"id": "ls-1", "passthrough": "room-1"},
+        "object": {"type": "live_stream", "id": "ls-1"}, "data": {"id": "ls-1",
+        "passthrough": "room-1"},
     })
     .to_string()
 }
@@ -86,7 +87,8 @@ fn check_reports_a_verified_request_in_full() {
         report["event"],
         json!({
             "event_id": "evt-1", "id_from": "provider", "event_type": "video.live_stream.active",
-            "occurred_at": "2025-12-31T23:59:58.000Z", "session": "room-1", "live_stream_id": "ls-1",
+            "occurred_at": "2025-12-31T23:59:58.000Z", "session": "room-1",
+            "live_stream_id": "ls-1",
             "delivery_id": null, "subscribed": true,
         })
     );
@@ -156,7 +158,10 @@ fn check_reports_columns_with_their_pointers() {
 
 #[test]
 fn check_reports_columns_that_cannot_be_set() {
-    let body = r#"{"event_type":"content_added","payload":{"content_id":"c","title":"a\u0000b","n":1e5000}}"#;
+    let body = concat!(
+        r#"{"event_type":"content_added","#,
+        r#""payload":{"content_id":"c","title":"a\u0000b","n":1e5000}}"#
+    );
     let report = verdict("netflix", &signed("netflix", body.as_bytes(), AT), body.as_bytes());
     assert_eq!(
         (&report["takes_effect"], &report["effect"]["refusal"]),
@@ -164,7 +169,8 @@ fn check_reports_columns_that_cannot_be_set() {
         "{report}"
     );
     let warnings = json!([
-        {"column": "data", "reason": "out_of_range"}, {"column": "title", "reason": "replaced_characters"}
+        {"column": "data", "reason": "out_of_range"},
+        {"column": "title", "reason": "replaced_characters"}
     ]);
     let mut seen = report["effect"]["warnings"].as_array().unwrap().clone();
     seen.sort_by_key(|warning| warning["column"].to_string());
@@ -185,7 +191,7 @@ fn check_reports_an_event_that_a_worker_refuses() {
     assert_eq!((&report["identified"], &report["takes_effect"]), (&json!(true), &json!(false)));
     assert_eq!(report["effect"]["refusal"], "the room id is longer than 512 bytes");
     assert!(report["reason"].as_str().unwrap().contains("invalid_event"), "{report}");
-    // The stream alone is enough, though its session is needed.
+    // The live stream id is enough to identify the session.
     let body = mux().replace("room-1", &room);
     let report = verdict("mux", &signed("mux", body.as_bytes(), AT), body.as_bytes());
     assert_eq!(
@@ -293,8 +299,8 @@ fn check_recognises_common_capture_damage() {
     }
 }
 
-/// The verdict on a request of `definition`'s platform that was signed with the key `signing`, while
-/// `configured` is the secret.
+/// Returns the verdict on a request of `definition`'s platform that was signed with the key
+/// `signing`, while `configured` is the secret.
 fn verdict_with(definition: &str, configured: &str, signing: &[u8]) -> Value {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("platforms.toml");
@@ -377,7 +383,7 @@ fn check_verifies_a_compressed_body_as_sent_and_decoded() {
             "{report}"
         );
     }
-    // The tool that captured it has decoded it, and left the header.
+    // The capturing tool decoded the body and kept the header.
     let report = verdict("mux", &encoded(signed("mux", &wire, AT), "zstd"), body.as_bytes());
     assert!(report["notes"][0].as_str().unwrap().contains("leave that header out"), "{report}");
     let report =
@@ -428,12 +434,16 @@ fn check_reports_every_event_of_a_batch() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("platforms.toml");
     let toml = "[platforms.acme]\nsecrets = ['env:ACME']\nevent_types = ['up']\n\
-                event = { batch = '/all', id = ['/all/id', '/id'], type = '/all/kind', time = '/at', session = '/all/room' }\n\
-                effects = { up = { effect = 'session.status', status = 'live', set = { title = '/all/title' } } }";
+        event = { batch = '/all', id = ['/all/id', '/id'], type = '/all/kind', time = '/at', \
+        session = '/all/room' }\n\
+        effects = { up = { effect = 'session.status', status = 'live', set = { \
+        title = '/all/title' } } }";
     std::fs::write(&file, toml).unwrap();
     let env = Env::from_pairs([("ACME", SECRET)]);
     let (platform, keys) = crate::tool_platform::load("acme", Some(file.clone()), &env).unwrap();
-    let body = br#"{"id":"m","all":[{"kind":"up","id":"1","room":"r","title":"T"},{"kind":"down","n":1.0}]}"#;
+    let up = r#"{"kind":"up","id":"1","room":"r","title":"T"}"#;
+    let body = format!(r#"{{"id":"m","all":[{up},{{"kind":"down","n":1.0}}]}}"#);
+    let body = body.as_bytes();
     let headers = sign(&platform.scheme, &keys, body, "id", AT).unwrap();
     let (head, content) = (folder.path().join("headers.txt"), folder.path().join("body"));
     std::fs::write(

@@ -25,7 +25,7 @@ fn outside_tolerance() -> Refusal {
     }
 }
 
-/// Every error: what HTTP and metrics make of it (status, code, outcome, `Retry-After`), and its text.
+/// Returns every error with its status, code, outcome, `Retry-After` and text.
 pub(crate) fn table() -> Vec<(Error, &'static str, &'static str)> {
     use Error as E;
     let early = PayloadError::Incomplete(None);
@@ -128,7 +128,8 @@ pub(crate) fn table() -> Vec<(Error, &'static str, &'static str)> {
         (
             E::CannotRegister,
             "503 E_REGISTRATION_UNAVAILABLE - -",
-            "Platforms cannot be registered: neither SECRETS_KEY nor ALLOW_PLAINTEXT_SECRETS is set",
+            "Platforms cannot be registered: neither SECRETS_KEY nor ALLOW_PLAINTEXT_SECRETS is \
+             set",
         ),
         (E::NotFound, "404 E_NOT_FOUND - -", "Not found"),
         (
@@ -140,7 +141,7 @@ pub(crate) fn table() -> Vec<(Error, &'static str, &'static str)> {
     ]
 }
 
-/// Where an error stands in [`table`]; a variant that is missing here does not compile.
+/// Returns the position of an error in [`table`]. A new variant does not compile without one.
 fn rank(error: &Error) -> usize {
     use Error as E;
     match error {
@@ -178,7 +179,7 @@ fn error_table_has_every_variant() {
     let ranks: std::collections::BTreeSet<usize> =
         table().iter().map(|(error, ..)| rank(error)).collect();
     let last = ranks.last().copied().unwrap_or_default();
-    assert_eq!(ranks, (0..=last).collect(), "a variant is missing in the table");
+    assert_eq!(ranks, (0..=last).collect(), "the table lacks a variant");
 }
 
 async fn answered(response: HttpResponse) -> (u16, Option<String>, Value) {
@@ -206,7 +207,7 @@ async fn error_responses_match_the_contract() {
     }
 }
 
-/// Behind what is left of a body nothing is read, and who asks whether the connection goes on is to know.
+/// Nothing behind an unread body is read, and the response announces that the connection ends.
 #[tokio::test]
 async fn connection_ends_after_an_unread_body() {
     fn arriving(body: impl Stream<Item = Result<Bytes, PayloadError>> + 'static) -> Payload {

@@ -86,7 +86,7 @@ impl OutboundState {
     }
 
     /// Returns all current destinations, those of registered platforms last.
-    fn all(&self, live: Option<&Live>) -> Vec<Destination> {
+    fn current(&self, live: Option<&Live>) -> Vec<Destination> {
         let registered = live.and_then(Live::current);
         let registered = registered
             .map(|snapshot| snapshot.destinations(&self.configured.defaults, &self.sealer));
@@ -100,7 +100,7 @@ impl OutboundState {
 
     /// Returns all current destinations with their queues.
     async fn bound(&self, live: Option<&Live>) -> Result<BoundDestinations, Error> {
-        let destinations = self.all(live);
+        let destinations = self.current(live);
         let all: Vec<&Destination> = destinations.iter().collect();
         let bindings = self.queue.bind_queues(&all, CompleteKinds::Unknown).await;
         let bindings = bindings.map_err(|fault| Error::from(EnqueueError::NotRun(fault)))?;
@@ -160,7 +160,7 @@ pub(crate) struct DestinationTestRequest {
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Tested)]
 pub(crate) struct DestinationTestResponse {
-    /// True: the test was made, whatever its result.
+    /// True: the test was made, with any result.
     success: bool,
     /// Result of the test.
     test_result: DestinationTestResult,
@@ -317,17 +317,18 @@ pub(crate) async fn trigger(
         let (event_id, now) = (uuid::Uuid::new_v4().to_string(), clock::now_ms());
         let text = format!("{{\"data\":{}}}", data.get());
         let bound = outbound.bound(ingress.targets.live()).await?;
-        for (one, queue) in
-            bound.iter().filter(|(one, _)| one.subscription.wants_manual_trigger(&event))
+        for (destination, queue) in bound
+            .iter()
+            .filter(|(destination, _)| destination.subscription.wants_manual_trigger(&event))
         {
-            let delivery = trigger_delivery(one, queue, &event, &event_id, &text, now);
+            let delivery = trigger_delivery(destination, queue, &event, &event_id, &text, now);
             let keys = outbound.queue.layout().destination(queue);
             let queued = outbound
                 .queue
                 .enqueue_deliveries(
                     &keys,
                     std::slice::from_ref(&delivery),
-                    one.max_backlog,
+                    destination.max_backlog,
                     MAX_DEAD_LETTERS,
                 )
                 .await;
@@ -338,7 +339,7 @@ pub(crate) async fn trigger(
                 }
             };
             deliveries.push(TriggeredDelivery {
-                destination: one.name.clone(),
+                destination: destination.name.clone(),
                 delivery_id: delivery.id,
                 status,
             });
@@ -394,9 +395,10 @@ pub(crate) async fn status(
         let live = ingress.targets.live();
         let bound = outbound.bound(live).await?;
         let mut destinations = Vec::new();
-        for (position, one) in bound.destinations.iter().enumerate() {
-            destinations
-                .push(destination_status(&outbound.queue, one, &bound.bindings, position).await?);
+        for (position, destination) in bound.destinations.iter().enumerate() {
+            destinations.push(
+                destination_status(&outbound.queue, destination, &bound.bindings, position).await?,
+            );
         }
         // Until registrations are read, the URLs of registered platforms are unknown.
         let complete = live.is_none_or(|live| live.current().is_some());
@@ -420,14 +422,21 @@ pub(crate) async fn change(
             return Err(Error::InvalidRequest(format!("body: must be {CHANGE_FORM}")));
         }
         let bound = outbound.bound(ingress.targets.live()).await?;
-        let named = |one: &Destination| one.name.as_str() == name.as_str();
+        let named = |destination: &Destination| destination.name.as_str() == name.as_str();
         let position = bound.destinations.iter().position(named).ok_or(Error::NotFound)?;
-        let one = bound.destinations.get(position).ok_or(Error::NotFound)?;
+        let destination = bound.destinations.get(position).ok_or(Error::NotFound)?;
         let peer = request.peer_addr().map(|peer| peer.to_string()).unwrap_or_default();
         let pause = async |paused: bool| {
             outbound.set_paused(&bound, position, paused).await?;
             let action = if paused { "paused" } else { "resumed" };
-            tracing::info!(audit = true, action, destination = %one.name, peer, "destination {} {action}", one.name);
+            tracing::info!(
+                audit = true,
+                action,
+                destination = %destination.name,
+                peer,
+                "destination {} {action}",
+                destination.name
+            );
             Ok::<(), Error>(())
         };
         // A pause takes effect before the take-over brings more to send. A resume follows a
@@ -437,8 +446,15 @@ pub(crate) async fn change(
         }
         if let Some(queue) = take_over {
             let queue = take_over_queue(outbound, &bound, position, &queue).await?;
-            tracing::info!(audit = true, action = "taken over", destination = %one.name, queue = %queue.queue(), peer,
-                "destination {} took over a parked queue", one.name);
+            tracing::info!(
+                audit = true,
+                action = "taken over",
+                destination = %destination.name,
+                queue = %queue.queue(),
+                peer,
+                "destination {} took over a parked queue",
+                destination.name
+            );
         }
         if paused == Some(false) {
             pause(false).await?;
@@ -446,7 +462,7 @@ pub(crate) async fn change(
         // The destination now owns the queue that was taken over.
         let now = outbound.bound(ingress.targets.live()).await?;
         let position = now.destinations.iter().position(named).ok_or(Error::NotFound)?;
-        destination_status(&outbound.queue, one, &now.bindings, position).await
+        destination_status(&outbound.queue, destination, &now.bindings, position).await
     })
     .await
 }

@@ -63,7 +63,7 @@ pub(crate) async fn register(
         }
         let snapshot = live.register(&registration).await?;
         audit(&request, "registered", name);
-        Ok(PlatformListResponse::new(&snapshot, &ingress.targets).one(name))
+        Ok(PlatformListResponse::new(&snapshot, &ingress.targets).find(name))
     })
     .await
 }
@@ -98,7 +98,7 @@ pub(crate) async fn change(
         let (name, _) = named(live, &asked).await?;
         let snapshot = live.pause(&name, paused).await?;
         audit(&request, if paused { "paused" } else { "resumed" }, &name);
-        Ok(PlatformListResponse::new(&snapshot, &ingress.targets).one(&name))
+        Ok(PlatformListResponse::new(&snapshot, &ingress.targets).find(&name))
     })
     .await
 }
@@ -127,7 +127,7 @@ pub(crate) async fn remove(
         }
         let snapshot = live.drain(&name).await?;
         audit(&request, "removed", &name);
-        Ok(PlatformListResponse::new(&snapshot, &ingress.targets).one(&name))
+        Ok(PlatformListResponse::new(&snapshot, &ingress.targets).find(&name))
     })
     .await
 }

@@ -137,7 +137,10 @@ fn announcement(room_id: &str, body: &[u8]) -> Result<Bytes, Error> {
 fn live_stream_id<'a>(node: &'a JsonNode<'_>) -> Result<&'a str, Error> {
     let id = node.as_str().filter(|id| is_id(id));
     id.ok_or_else(|| {
-        invalid("/live_stream_id: must be a string of 1 to 256 bytes of text without control characters")
+        invalid(
+            "/live_stream_id: must be a string of 1 to 256 bytes of text without control \
+            characters",
+        )
     })
 }
 
@@ -187,7 +190,10 @@ mod tests {
                 "a \"b\"",
                 r#"{"config":{"n":1.50,"x":[]},"status":"ready","live_stream_id":"l"}"#
             ),
-            r#"{"room_id":"a \"b\"","live_stream_id":"l","status":"ready","config":{"n":1.50,"x":[]}}"#
+            concat!(
+                r#"{"room_id":"a \"b\"","live_stream_id":"l","status":"ready","#,
+                r#""config":{"n":1.50,"x":[]}}"#
+            )
         );
     }
 

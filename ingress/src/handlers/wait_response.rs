@@ -81,7 +81,14 @@ pub(super) async fn wait_response(
 fn failed(answer: &IngestReply, code: &str, target: &IngestTarget) -> serde_json::Result<Vec<u8>> {
     let (errcode, event_id) = ("E_WEBHOOK_PROCESSING_ERROR", answer.event_id.as_str());
     let erresid = &format!("{:012x}", rand::random::<u64>() >> 16);
-    tracing::warn!(erresid, errcode, platform = %target.platform.name, event_id, code, "event was dead-lettered; answering its waiting sender");
+    tracing::warn!(
+        erresid,
+        errcode,
+        platform = %target.platform.name,
+        event_id,
+        code,
+        "event was dead-lettered; answering its waiting sender"
+    );
     let errmesg = &format!("Webhook event could not be processed: {code}");
     serde_json::to_vec(&ProcessingErrorResponse {
         success: false,

@@ -36,12 +36,14 @@ use crate::handlers::wait_response::{ProcessedResponse, ProcessingErrorResponse}
 use crate::pipeline::handshake::TokenProof;
 use builders::RouteDoc;
 
-const ABOUT: &str = "Webhooks from streaming and media platforms, received once, kept safely, applied exactly once.
+const ABOUT: &str = "\
+Webhooks from streaming and media platforms, received once, kept safely, applied exactly once.
 
-Every error is answered as `{\"success\": false, \"errcode\", \"errmesg\", \"erresid\"}`; `erresid` is in the log line, \
-too. A route that does not exist answers 404 `E_NOT_FOUND`; one that exists for other methods, 405 \
-`E_METHOD_NOT_ALLOWED` with `Allow`. A request that is not HTTP, or whose head is too large, gets a 400 or 431 without a body. \
-A head that does not arrive in time is not answered. Ports in `servers` are the defaults.";
+Every error is answered as `{\"success\": false, \"errcode\", \"errmesg\", \"erresid\"}`. The \
+log line also has the `erresid`. A route that does not exist answers 404 `E_NOT_FOUND`; one that \
+exists for other methods, 405 `E_METHOD_NOT_ALLOWED` with `Allow`. A request that is not HTTP, or \
+whose head is too large, gets a 400 or 431 without a body. A head that does not arrive in time is \
+not answered. Ports in `servers` are the defaults.";
 
 /// Answers with the document.
 pub(crate) async fn serve() -> HttpResponse {
@@ -103,9 +105,10 @@ fn components() -> Components {
         .build();
     let signature = ApiKeyValue::with_description(
         "X-Webhook-Signature",
-        "Made over the body by the sender, with a secret that both sides know. Header and scheme are the platform's own: \
-         this is the one of `generic`, `netflix` and what is made from them, `sha256=` and the HMAC-SHA256 of the body in \
-         hex. Mux has `Mux-Signature`, LiveKit `Authorization`, Twitch `Twitch-Eventsub-Message-Signature`, …",
+        "Signature of the body by the sender, with a shared secret. Each platform has its own \
+         header and scheme. This is the one of `generic`, `netflix` and platforms made from \
+         them: `sha256=` and the HMAC-SHA256 of the body in hex. Mux has `Mux-Signature`, LiveKit \
+         `Authorization`, Twitch `Twitch-Eventsub-Message-Signature`, …",
     );
     outbound::schemas(platforms::schemas(ComponentsBuilder::new()))
         .schema_from::<ErrorResponse<'_>>()

@@ -189,10 +189,12 @@ fn server(description: &str, port: &str) -> Server {
 }
 
 fn example() -> Value {
-    json!({"room_id": "room-1", "platform": "mux", "status": "live", "live_stream_id": "ls-1", "config": {},
+    json!({"room_id": "room-1", "platform": "mux", "status": "live", "live_stream_id": "ls-1",
+        "config": {},
         "title": null, "streamer_id": null, "app_id": null, "viewer_count": 12, "peak_viewers": 40,
         "duration_seconds": null, "error_code": null, "error_message": null,
-        "started_at": "2026-01-01T00:00:00.000Z", "ended_at": null, "data": null, "last_event_id": "evt-1",
+        "started_at": "2026-01-01T00:00:00.000Z", "ended_at": null, "data": null,
+        "last_event_id": "evt-1",
         "last_event_at": "2026-01-01T00:00:00.000Z", "created_at": "2026-01-01T00:00:00.000Z",
         "updated_at": "2026-01-01T00:00:00.000Z"})
 }

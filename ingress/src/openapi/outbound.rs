@@ -16,15 +16,17 @@ use crate::routes::{DESTINATION, STATUS, TEST, TRIGGER};
 
 const TAG: &str = "outbound";
 
-const ABOUT_TEST: &str = "Sends one test event to the URL, signed with `WEBHOOK_SECRET_KEY`, and returns the result. The status \
-    is 200 even if the URL is unreachable. Private addresses are refused unless `WEBHOOK_ALLOW_PRIVATE` allows them (`EBLOCKED`).";
-const ABOUT_TRIGGER: &str = "Enqueues an event for every destination that subscribes to its type. It changes \
-    no session. The ids are those of `X-<Source>-Delivery`.";
-const ABOUT_STATUS: &str = "Status of all destinations of the whole system. `parked` lists the queues whose URL is not \
-    configured any more. Their deliveries are kept, and not sent to another URL.";
-const ABOUT_HOLD: &str = "Deliveries of a paused destination are kept, and sent once it is resumed. Resuming also ends the stop \
-    that a 410 caused, and clears the overflow. `take_over` names a parked queue: its deliveries are sent to \
-    this destination from now on.";
+const ABOUT_TEST: &str = "Sends one test event to the URL, signed with `WEBHOOK_SECRET_KEY`, and \
+    returns the result. The status is 200 even if the URL is unreachable. Private addresses are \
+    refused unless `WEBHOOK_ALLOW_PRIVATE` allows them (`EBLOCKED`).";
+const ABOUT_TRIGGER: &str = "Enqueues an event for every destination that subscribes to its type. \
+    It changes no session. The ids are those of `X-<Source>-Delivery`.";
+const ABOUT_STATUS: &str = "Status of all destinations of the whole system. `parked` lists the \
+    queues whose URL is not configured any more. Their deliveries are kept, and not sent to \
+    another URL.";
+const ABOUT_HOLD: &str = "Deliveries of a paused destination are kept, and sent once it is \
+    resumed. Resuming also ends the stop that a 410 caused, and clears the overflow. `take_over` \
+    names a parked queue: its deliveries are sent to this destination from now on.";
 
 /// Adds the schemas of the routes.
 pub(super) fn schemas(components: ComponentsBuilder) -> ComponentsBuilder {
@@ -130,11 +132,15 @@ fn triggered() -> Value {
 }
 
 fn shown() -> Value {
-    json!({"name": "webhook_1", "queue": "out:webhook_1", "host": "your-app.example", "format": "standard", "events": ["job.*"],
-        "paused": false, "gone": false, "busy_until": null, "busy_since": null, "circuit": "closed", "depth": 0, "retrying": 0, "dead_letters": 0,
-        "delivered": 1204, "failed": 0, "last_error": null, "last_error_at": null, "overflow": null})
+    json!({"name": "webhook_1", "queue": "out:webhook_1", "host": "your-app.example",
+        "format": "standard", "events": ["job.*"],
+        "paused": false, "gone": false, "busy_until": null, "busy_since": null, "circuit": "closed",
+        "depth": 0, "retrying": 0, "dead_letters": 0,
+        "delivered": 1204, "failed": 0, "last_error": null, "last_error_at": null,
+        "overflow": null})
 }
 
 fn parked() -> Value {
-    json!({"queue": "out:webhook_2", "host": "former.example", "depth": 17, "retrying": 3, "dead_letters": 0})
+    json!({"queue": "out:webhook_2", "host": "former.example", "depth": 17, "retrying": 3,
+        "dead_letters": 0})
 }

@@ -18,17 +18,18 @@ use crate::routes::{PLATFORM, PLATFORMS, REGISTER};
 
 const TAG: &str = "platforms";
 
-const ABOUT_REGISTER: &str = "Known to every replica and worker within two seconds, and after restarts. Registering the same \
-    platform again updates it: members that are not given get their defaults, and the old secret stays valid beside the \
-    new one for `old_secret_expires_in`. It also cancels a removal. A platform in `PLATFORMS_FILE`, or a bundled one that \
-    is configured, cannot be registered (409). Secrets are encrypted with `SECRETS_KEY`; without it nothing is registered \
-    (503), unless `ALLOW_PLAINTEXT_SECRETS=true`.";
+const ABOUT_REGISTER: &str = "Known to every replica and worker within two seconds, and after \
+    restarts. Registering the same platform again updates it: members that are not given get their \
+    defaults, and the old secret stays valid beside the new one for `old_secret_expires_in`. It \
+    also cancels a removal. A platform in `PLATFORMS_FILE`, or a bundled one that is configured, \
+    cannot be registered (409). Secrets are encrypted with `SECRETS_KEY`; without it nothing is \
+    registered (503), unless `ALLOW_PLAINTEXT_SECRETS=true`.";
 const ABOUT_LIST: &str =
     "All platforms: bundled, in `PLATFORMS_FILE` and registered. Never a secret.";
-const ABOUT_PAUSE: &str = "Webhooks of a paused platform are accepted and kept, and processed once it is resumed. Any platform \
-    can be paused, wherever it is defined.";
-const ABOUT_REMOVE: &str = "Only for registered platforms. Webhooks get 404 from now on. Queued events are still processed, \
-    and then the platform is deleted. Dead letters stay.";
+const ABOUT_PAUSE: &str = "Webhooks of a paused platform are accepted and kept, and processed once \
+    it is resumed. Any platform can be paused, wherever it is defined.";
+const ABOUT_REMOVE: &str = "Only for registered platforms. Webhooks get 404 from now on. Queued \
+    events are still processed, and then the platform is deleted. Dead letters stay.";
 
 /// Registration of a platform. Besides these members, any key of a definition in `PLATFORMS_FILE`
 /// is allowed: `aliases`, `enabled`, `paused`, `burst`, `limits`, `ack_status`, `busy_status`,
@@ -183,9 +184,12 @@ fn named() -> Parameter {
 }
 
 fn registered(state: &str) -> Value {
-    json!({"platform": "acme", "source": "registered", "state": state, "configured": state == "active",
-        "enabled": true, "paused": false, "aliases": [], "event_types": null, "rate_limit": 600, "burst": 600,
-        "limits": {}, "signature": "hmac", "ack_status": 202, "busy_status": null, "invalid": "refuse",
+    json!({"platform": "acme", "source": "registered", "state": state,
+        "configured": state == "active",
+        "enabled": true, "paused": false, "aliases": [], "event_types": null, "rate_limit": 600,
+        "burst": 600,
+        "limits": {}, "signature": "hmac", "ack_status": 202, "busy_status": null,
+        "invalid": "refuse",
         "missing_session": "create",
         "definition": {"rate_limit": 600}, "keys": [{"expires_at": null}],
         "registered_at": "2026-01-01T00:00:00.000Z", "updated_at": "2026-01-01T00:00:00.000Z"})

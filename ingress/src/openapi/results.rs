@@ -128,7 +128,8 @@ pub(super) enum StateDoc {
 
 /// Result of an event that ended a session.
 pub(super) fn example() -> Value {
-    json!({"event_id": "evt-1", "event_type": "video.live_stream.idle", "processed": true, "action": "status_updated",
+    json!({"event_id": "evt-1", "event_type": "video.live_stream.idle", "processed": true,
+        "action": "status_updated",
         "room_id": "room-1", "old_status": "live", "new_status": "idle", "live_stream_id": "ls-1",
         "processing_result": {"processed": true, "action": "status_updated", "room_id": "room-1",
             "old_status": "live", "new_status": "idle", "live_stream_id": "ls-1"}})

@@ -20,8 +20,9 @@ pub(super) const TAG: &str = "sessions";
 /// UTF-8.
 const ID: &str = "^[^\\u0000-\\u001f\\u007f-\\u009f\\ufffd]+$";
 
-const ANNOUNCE: &str = "The announcement is queued like every event, and is applied before the events that wait for it. \
-    Absent or null members leave the session unchanged; `config` is replaced whole. There is no rate limit.";
+const ANNOUNCE: &str = "The announcement is queued like every event, and is applied before the \
+    events that wait for it. Absent or null members leave the session unchanged; `config` is \
+    replaced whole. There is no rate limit.";
 
 /// Announcement of a session. An empty body announces that the session exists.
 #[allow(dead_code, reason = "describes what is read member by member")]
@@ -66,9 +67,11 @@ pub(super) fn routes() -> Vec<RouteDoc> {
         .push(errors::invalid("/status: must be one of ready, live, idle, ended, stopped, error"));
     let announced = content(
         schema::<AnnouncementRequest>(),
-        json!({"live_stream_id": "ls-1", "status": "ready", "config": {"egress": {"live_stream_id": "ls-2"}}}),
+        json!({"live_stream_id": "ls-1", "status": "ready",
+            "config": {"egress": {"live_stream_id": "ls-2"}}}),
     );
-    let key = "Makes the announcement happen once for this room, however often it is sent: 1 to 256 characters of ASCII";
+    let key = "Makes the announcement happen once for this room, however often it is sent: 1 to \
+        256 characters of ASCII";
     let announce = operation(TAG, "announceSession", "Announce a session", ANNOUNCE)
         .security(admin())
         .parameter(room())

@@ -11,8 +11,8 @@ use crate::routes::{METRICS, OPENAPI, STATS};
 
 const TAG: &str = "statistics";
 
-const NOTE: &str = "Numbers of the whole system since Redis was empty, the same from every replica. Session announcements are \
-    left out. Needs no token if `STATS_PUBLIC=true`.";
+const NOTE: &str = "Numbers of the whole system since Redis was empty, the same from every \
+    replica. Session announcements are left out. Needs no token if `STATS_PUBLIC=true`.";
 
 /// Operation ids of the paths of the metrics route.
 const SPELLINGS: [&str; METRICS.len()] = ["getMetrics", "getMetricsShort"];
@@ -23,15 +23,18 @@ pub(super) fn routes() -> Vec<RouteDoc> {
         let answer = json(
             "The numbers",
             schema::<Metrics>(),
-            json!({"received": 1000, "processed": 950, "failed": 30, "duplicates": 20, "rate_limited": 10,
+            json!({"received": 1000, "processed": 950, "failed": 30, "duplicates": 20,
+                "rate_limited": 10,
                 "success_rate": 95.0, "failure_rate": 3.0}),
         );
-        RouteDoc::new(path, HttpMethod::Get, numbers(id, "Counters of webhooks").response("200", answer))
+        let operation = numbers(id, "Counters of webhooks").response("200", answer);
+        RouteDoc::new(path, HttpMethod::Get, operation)
     });
     let answer = json(
         "The numbers",
         schema::<Stats>(),
-        json!({"pending_count": 50, "processing_count": 5, "dead_letter_count": 10, "total_processed": 1000}),
+        json!({"pending_count": 50, "processing_count": 5, "dead_letter_count": 10,
+            "total_processed": 1000}),
     );
     let stats = numbers("getStats", "Current number of events by state").response("200", answer);
     let own = operation(TAG, "getDescription", "This description", "OpenAPI 3.1; needs no token.")

@@ -15,7 +15,7 @@ fn json() -> Value {
     serde_json::to_value(document()).unwrap()
 }
 
-/// Every operation with its path and method.
+/// Returns every operation with its path and method.
 fn operations(document: &Value) -> Vec<(&str, &str, &Value)> {
     let paths = document["paths"].as_object().unwrap().iter();
     paths
@@ -27,7 +27,7 @@ fn operations(document: &Value) -> Vec<(&str, &str, &Value)> {
         .collect()
 }
 
-/// Every answer to a refused request: status and `errcode`.
+/// Returns every error response: status and `errcode`.
 fn refusals(document: &Value) -> BTreeSet<(String, String)> {
     let mut found = BTreeSet::new();
     let mut look = |status: &str, answer: &Value| {
@@ -62,7 +62,7 @@ fn openapi_describes_every_error() {
         assert!(described.contains(&expected), "{error:?}: {expected:?} is not described");
         seen.insert(expected);
     }
-    // What `busy_status` makes of two of them stands under 503 and 5XX; everything else that is described exists.
+    // `busy_status` also puts two errors under 503 and 5XX. All other described errors exist.
     let busy = |(status, code): &&(String, String)| {
         ["503", "5XX"].contains(&status.as_str())
             && ["E_WEBHOOK_RATE_LIMITED", "E_WEBHOOK_BODY_TIMEOUT"].contains(&code.as_str())
@@ -76,7 +76,7 @@ async fn openapi_routes_are_those_of_the_router() {
     let app = App::new().app_data(TestIngress::new().ingress).configure(crate::routes::configure);
     let response =
         call_service(&init_service(app).await, TestRequest::with_uri("/").to_request()).await;
-    // The map has no other way of listing what it holds.
+    // The resource map has no other way to list its entries.
     let map = format!("{:?}", response.request().resource_map());
     let known: BTreeSet<&str> = map
         .split("Single(\"")

@@ -27,25 +27,27 @@ const TAG: &str = "webhooks";
 /// Suffixes of the operation ids, one for each path of the webhook route.
 const SPELLINGS: [&str; WEBHOOKS.len()] = ["", "Short", "Singular", "Live"];
 
-const RECEIVE: &str = "The body is the provider's JSON, verified byte by byte as received; its content type does not \
-    matter. A 2xx is sent only after Redis confirmed the write, and the event is applied exactly once. A 5xx \
-    means that it was not queued, or not certainly; sending the same request again is always safe. Checked in this order: \
-    platform known, enabled, configured; size and encoding; signature; JSON and schema; handshake; subscription; then \
-    duplicate, backlog and rate limit. Duplicates and ignored events cost no quota. \
-    A verified request that is no usable event is refused with 400, or accepted and kept as a dead letter where the \
-    definition has `invalid = \"keep\"`. Handshakes \
-    of providers (Twitch, Zoom, Slack) are answered if the request verifies. A batch (Twitch's \
-    drops) is accepted as a whole or not at all, and answered with `event_ids`; an empty one is `ignored`.";
+const RECEIVE: &str = "The body is the provider's JSON, verified byte by byte as received; its \
+    content type does not matter. A 2xx is sent only after Redis confirmed the write, and the \
+    event is applied exactly once. A 5xx means that it was not queued, or not certainly; sending \
+    the same request again is always safe. Checked in this order: platform known, enabled, \
+    configured; size and encoding; signature; JSON and schema; handshake; subscription; then \
+    duplicate, backlog and rate limit. Duplicates and ignored events cost no quota. A verified \
+    request that is no usable event is refused with 400, or accepted and kept as a dead letter \
+    where the definition has `invalid = \"keep\"`. Handshakes of providers (Twitch, Zoom, Slack) \
+    are answered if the request verifies. A batch (Twitch's drops) is accepted as a whole or not \
+    at all, and answered with `event_ids`; an empty one is `ignored`.";
 
-const CONFIRM: &str = "For platforms whose definition has `handshake = { kind = \"websub\" }`: a subscription is confirmed \
-    for the topics that the definition declares, and its end for any other. With `kind = \"meta\"`: `hub.challenge` is sent \
-    back if `hub.verify_token` is the definition's. Without a handshake: a `hub.challenge` of at most 32 digits is sent back \
-    for `hub.mode=subscribe`, which proves nothing and changes nothing. Anything else is answered 405.";
+const CONFIRM: &str = "For platforms whose definition has `handshake = { kind = \"websub\" }`: a \
+    subscription is confirmed for the topics that the definition declares, and its end for any \
+    other. With `kind = \"meta\"`: `hub.challenge` is sent back if `hub.verify_token` is the \
+    definition's. Without a handshake: a `hub.challenge` of at most 32 digits is sent back for \
+    `hub.mode=subscribe`, which proves nothing and changes nothing. Anything else is answered 405.";
 
 const PROBE: &str = "Succeeds if a webhook could be posted here. Nothing is queued.";
 
-const OPTIONS: &str = "Lists the methods. A CloudEvents sender with `WebHook-Request-Origin` gets its permission. \
-    Each of its events is still verified.";
+const OPTIONS: &str = "Lists the methods. A CloudEvents sender with `WebHook-Request-Origin` gets \
+    its permission. Each of its events is still verified.";
 
 /// Returns the routes.
 pub(super) fn routes() -> Vec<RouteDoc> {
@@ -84,21 +86,24 @@ fn receive(id: &str) -> OperationBuilder {
         .parameter(platform())
         .parameter(in_header(
             "Content-Encoding",
-            "Compression of the body. Bytes that verify as sent and are JSON are accepted as they are. \
-             The signature may cover the compressed or the decoded bytes; `MAX_BODY_BYTES` bounds both.",
+            "Compression of the body. Bytes that verify as sent and are JSON are accepted as they \
+             are. The signature may cover the compressed or the decoded bytes; `MAX_BODY_BYTES` \
+             bounds both.",
             string().enum_values(Some(["gzip", "zstd", "br"])),
         ))
         .parameter(in_header(
             "Prefer",
-            "`wait=N`: answer with the result of the event if it is known within N seconds, at most 30. \
-             A definition can set the same (`wait`). A duplicate gets the result if it is known; a batch does not wait.",
+            "`wait=N`: answer with the result of the event if it is known within N seconds, at \
+             most 30. A definition can set the same (`wait`). A duplicate gets the result if it is \
+             known; a batch does not wait.",
             string().examples(["wait=5"]),
         ))
         .request_body(Some(body("The provider's JSON", event(), Required::True)))
         .response("200", settled())
         .response("202", accepted("Queued"))
         .response("204", ResponseBuilder::new().description(
-            "The end of a subscription was acknowledged (Twitch); or queued, if the definition has `ack_status = 204`",
+            "The end of a subscription was acknowledged (Twitch); or queued, if the definition has \
+             `ack_status = 204`",
         ))
         .response("2XX", accepted("Queued, with the `ack_status` of the platform's definition"))
         .with_errors(&errors)
@@ -144,17 +149,19 @@ fn optional(name: &str, description: &str) -> Parameter {
 
 /// Responses to `HEAD` have no body.
 fn probe(id: &str) -> OperationBuilder {
-    let told = |description: &str| ResponseBuilder::new().description(description);
+    let described = |description: &str| ResponseBuilder::new().description(description);
     operation(TAG, id, "Probe a receiver", PROBE)
         .parameter(platform())
-        .response("200", told("A webhook could be posted"))
+        .response("200", described("A webhook could be posted"))
         .response(
             "4XX",
-            told("As a webhook would be refused: unknown, or disabled; or the probe has a body"),
+            described(
+                "As a webhook would be refused: unknown, or disabled; or the probe has a body",
+            ),
         )
         .response(
             "5XX",
-            told("As a webhook would be refused: not configured, or not known at the moment"),
+            described("As a webhook would be refused: not configured, or not known at the moment"),
         )
 }
 
@@ -224,7 +231,8 @@ fn settled() -> ResponseBuilder {
         ExampleBuilder::new().summary(summary).value(Some(value)).build()
     };
     let failed = json!({"success": false, "errcode": "E_WEBHOOK_PROCESSING_ERROR",
-        "errmesg": "Webhook event could not be processed: session_not_found", "erresid": "000000000000",
+        "errmesg": "Webhook event could not be processed: session_not_found",
+        "erresid": "000000000000",
         "event_id": "evt-1"});
     let examples = [
         ("duplicate", example("Seen before", json!({"event_id": "evt-1", "status": "duplicate"}))),
@@ -247,11 +255,21 @@ fn settled() -> ResponseBuilder {
     ];
     ResponseBuilder::new()
         .description(
-            "Seen before (`duplicate`, with the first one's id), not subscribed to (`ignored`), or queued if the \
-             definition has `ack_status = 200`. If the request waited: the result of the event, or its dead letter. \
-             For a handshake: the challenge (Twitch, Slack), or the token and its HMAC (Zoom)",
+            "Seen before (`duplicate`, with the first one's id), not subscribed to (`ignored`), or \
+             queued if the definition has `ack_status = 200`. If the request waited: the result of \
+             the event, or its dead letter. For a handshake: the challenge (Twitch, Slack), or the \
+             token and its HMAC (Zoom)",
         )
         .header("Preference-Applied", applied.build())
-        .content(JSON, ContentBuilder::new().schema(Some(bodies)).examples_from_iter(examples).build())
-        .content(TEXT, ContentBuilder::new().schema(Some(string())).example(Some("a-challenge".into())).build())
+        .content(
+            JSON,
+            ContentBuilder::new().schema(Some(bodies)).examples_from_iter(examples).build(),
+        )
+        .content(
+            TEXT,
+            ContentBuilder::new()
+                .schema(Some(string()))
+                .example(Some("a-challenge".into()))
+                .build(),
+        )
 }

@@ -52,11 +52,11 @@ pub(crate) trait Enqueue: Send + Sync + 'static {
     /// Returns true if a call may hold events of several platforms.
     fn mixes_platforms(&self) -> bool;
 
-    /// Decides about the groups of all `shares`, in order; see
+    /// Decides about the groups of all `sections`, in order; see
     /// [`shared::queue::Queue::enqueue_sections`].
     fn enqueue(
         &self,
-        shares: &[PlatformBatch<'_>],
+        sections: &[PlatformBatch<'_>],
     ) -> impl Future<Output = Result<Vec<Enqueued>, CallError>> + Send;
 }
 
@@ -84,9 +84,9 @@ pub(crate) enum EnqueueError {
 
 struct EnqueueRequest {
     target: Arc<IngestTarget>,
-    load: QueuedEvents,
+    queued: QueuedEvents,
     deadline: Instant,
-    answer: oneshot::Sender<EnqueueReply>,
+    reply: oneshot::Sender<EnqueueReply>,
 }
 
 /// Outcome and payload. The payload is returned so that it is freed on the thread that allocated
@@ -102,15 +102,15 @@ struct QueuedEvents {
 /// Handle of the batcher; cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Batcher {
-    jobs: mpsc::Sender<EnqueueRequest>,
+    requests: mpsc::Sender<EnqueueRequest>,
 }
 
 impl Batcher {
     /// Starts the batcher on this runtime. Once `stop` is cancelled, it accepts no requests. Its
     /// task ends when all accepted ones are answered.
     pub(crate) fn start(queue: impl Enqueue, stop: CancellationToken) -> (Self, JoinHandle<()>) {
-        let (jobs, waiting) = mpsc::channel(MAX_WAITING_REQUESTS);
-        (Self { jobs }, tokio::spawn(work(queue, waiting, stop)))
+        let (requests, waiting) = mpsc::channel(MAX_WAITING_REQUESTS);
+        (Self { requests }, tokio::spawn(work(queue, waiting, stop)))
     }
 
     /// Queues an event, or all events of a batch, and waits for the outcome.
@@ -123,13 +123,13 @@ impl Batcher {
         events: impl Into<Identified>,
         held: InFlightPermit,
     ) -> impl Future<Output = Result<Enqueued, EnqueueError>> {
-        let (answer, outcome) = oneshot::channel();
+        let (reply, outcome) = oneshot::channel();
         let deadline = Instant::now() + MAX_WAIT;
-        let load = QueuedEvents { events: events.into(), _held: held };
-        let job = EnqueueRequest { target: Arc::clone(target), load, deadline, answer };
-        let taken = self.jobs.try_send(job).map_err(|_| EnqueueError::Full);
+        let queued = QueuedEvents { events: events.into(), _held: held };
+        let request = EnqueueRequest { target: Arc::clone(target), queued, deadline, reply };
+        let sent = self.requests.try_send(request).map_err(|_| EnqueueError::Full);
         async move {
-            taken?;
+            sent?;
             outcome.await.map_or(Err(EnqueueError::Unknown(None)), |(outcome, _load)| outcome)
         }
     }
@@ -142,15 +142,15 @@ async fn work(
 ) {
     let mut round = Vec::new();
     loop {
-        let taken = tokio::select! {
+        let received = tokio::select! {
             biased;
-            taken = waiting.recv_many(&mut round, MAX_ROUND) => taken,
+            received = waiting.recv_many(&mut round, MAX_ROUND) => received,
             () = stop.cancelled(), if !waiting.is_closed() => {
                 waiting.close();
                 continue;
             }
         };
-        if taken == 0 {
+        if received == 0 {
             return;
         }
         let calls = calls(group(round.drain(..), Instant::now()), queue.mixes_platforms());
@@ -163,46 +163,46 @@ struct PendingBatch {
     target: Arc<IngestTarget>,
     /// Set if the requests are no usable events.
     unusable: bool,
-    jobs: Vec<EnqueueRequest>,
+    requests: Vec<EnqueueRequest>,
     events: usize,
     bytes: usize,
 }
 
 /// Sorts requests into batches within the bounds of a call, in order for each platform. Drops
 /// requests whose sender hung up.
-fn group(jobs: impl Iterator<Item = EnqueueRequest>, now: Instant) -> Vec<PendingBatch> {
-    let mut parts: Vec<PendingBatch> = Vec::new();
-    for job in jobs {
-        if job.answer.is_closed() {
+fn group(requests: impl Iterator<Item = EnqueueRequest>, now: Instant) -> Vec<PendingBatch> {
+    let mut batches: Vec<PendingBatch> = Vec::new();
+    for request in requests {
+        if request.reply.is_closed() {
             continue;
         }
-        if job.deadline <= now {
-            answer(job, Err(EnqueueError::Expired));
+        if request.deadline <= now {
+            reply(request, Err(EnqueueError::Expired));
             continue;
         }
-        let (events, bytes) = (job.load.events.events().len(), job.load.events.bytes());
-        let unusable = matches!(job.load.events, Identified::Unusable(_));
+        let (events, bytes) = (request.queued.events.events().len(), request.queued.events.bytes());
+        let unusable = matches!(request.queued.events, Identified::Unusable(_));
         // Only the newest batch of the platform may grow. Otherwise a later event would overtake an
         // earlier one.
-        let newest = parts
-            .iter_mut()
-            .rfind(|part| part.unusable == unusable && Arc::ptr_eq(&part.target, &job.target));
-        match newest.filter(|part| fits(part.events + events, part.bytes + bytes)) {
-            Some(part) => {
-                part.events += events;
-                part.bytes += bytes;
-                part.jobs.push(job);
+        let newest = batches.iter_mut().rfind(|batch| {
+            batch.unusable == unusable && Arc::ptr_eq(&batch.target, &request.target)
+        });
+        match newest.filter(|batch| fits(batch.events + events, batch.bytes + bytes)) {
+            Some(batch) => {
+                batch.events += events;
+                batch.bytes += bytes;
+                batch.requests.push(request);
             }
-            None => parts.push(PendingBatch {
-                target: Arc::clone(&job.target),
+            None => batches.push(PendingBatch {
+                target: Arc::clone(&request.target),
                 unusable,
                 events,
                 bytes,
-                jobs: vec![job],
+                requests: vec![request],
             }),
         }
     }
-    parts
+    batches
 }
 
 const fn fits(events: usize, bytes: usize) -> bool {
@@ -211,16 +211,16 @@ const fn fits(events: usize, bytes: usize) -> bool {
 
 /// Sorts batches into calls; `mix` lets platforms share them. Only the newest call grows, so that a
 /// platform's batches keep their order.
-fn calls(parts: Vec<PendingBatch>, mix: bool) -> Vec<Vec<PendingBatch>> {
+fn calls(batches: Vec<PendingBatch>, mix: bool) -> Vec<Vec<PendingBatch>> {
     let mut calls: Vec<Vec<PendingBatch>> = Vec::new();
     let (mut events, mut bytes) = (0, 0);
-    for part in parts {
-        (events, bytes) = (events + part.events, bytes + part.bytes);
+    for batch in batches {
+        (events, bytes) = (events + batch.events, bytes + batch.bytes);
         match calls.last_mut().filter(|_| mix && fits(events, bytes)) {
-            Some(call) => call.push(part),
+            Some(call) => call.push(batch),
             None => {
-                (events, bytes) = (part.events, part.bytes);
-                calls.push(vec![part]);
+                (events, bytes) = (batch.events, batch.bytes);
+                calls.push(vec![batch]);
             }
         }
     }
@@ -228,35 +228,38 @@ fn calls(parts: Vec<PendingBatch>, mix: bool) -> Vec<Vec<PendingBatch>> {
 }
 
 async fn run(queue: &impl Enqueue, call: Vec<PendingBatch>) {
-    let groups: Vec<&[NewEvent]> =
-        call.iter().flat_map(|part| &part.jobs).map(|job| job.load.events.events()).collect();
-    let mut rest = &groups[..];
-    let shares: Vec<PlatformBatch<'_>> = call
+    let groups: Vec<&[NewEvent]> = call
         .iter()
-        .map(|part| {
-            let (groups, others) = rest.split_at(part.jobs.len());
+        .flat_map(|batch| &batch.requests)
+        .map(|request| request.queued.events.events())
+        .collect();
+    let mut rest = &groups[..];
+    let sections: Vec<PlatformBatch<'_>> = call
+        .iter()
+        .map(|batch| {
+            let (groups, others) = rest.split_at(batch.requests.len());
             rest = others;
-            PlatformBatch { target: &part.target, groups }
+            PlatformBatch { target: &batch.target, groups }
         })
         .collect();
-    let result = timeout(CALL_TIMEOUT, queue.enqueue(&shares)).await;
+    let result = timeout(CALL_TIMEOUT, queue.enqueue(&sections)).await;
     let wanted = groups.len();
-    let jobs = call.into_iter().flat_map(|part| part.jobs);
-    let lost = match result {
+    let requests = call.into_iter().flat_map(|batch| batch.requests);
+    let error = match result {
         Ok(Ok(outcomes)) if outcomes.len() == wanted => {
-            jobs.zip(outcomes).for_each(|(job, outcome)| answer(job, Ok(outcome)));
+            requests.zip(outcomes).for_each(|(request, outcome)| reply(request, Ok(outcome)));
             return;
         }
         Ok(Err(fault)) if fault.certainly_not_run() => EnqueueError::NotRun(fault),
         Ok(Err(fault)) => EnqueueError::Unknown(Some(fault)),
         Ok(Ok(_)) | Err(_) => EnqueueError::Unknown(None),
     };
-    jobs.for_each(|job| answer(job, Err(lost.clone())));
+    requests.for_each(|request| reply(request, Err(error.clone())));
 }
 
-fn answer(job: EnqueueRequest, outcome: Result<Enqueued, EnqueueError>) {
+fn reply(request: EnqueueRequest, outcome: Result<Enqueued, EnqueueError>) {
     // A sender that hung up sends the event again and gets a duplicate.
-    let _ = job.answer.send((outcome, job.load));
+    let _ = request.reply.send((outcome, request.queued));
 }
 
 #[cfg(test)]

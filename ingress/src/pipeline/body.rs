@@ -14,7 +14,7 @@
 //!
 //! # Design
 //!
-//! Announced lengths do not count, so nobody can use up the bound without sending. Bodies that are
+//! Announced lengths do not count, so a sender must send bytes to use up the bound. Bodies that are
 //! being decoded come on top: one per HTTP thread and as many on the blocking pool.
 //!
 //! An incomplete body proves nothing, and behind a balancer all senders have one address. So age
@@ -61,7 +61,7 @@ pub(crate) struct BodyReader {
     timeout: Duration,
     in_flight: Arc<Semaphore>,
     /// Bodies that wait for more bytes.
-    unfinished: PendingBodies,
+    pending: PendingBodies,
     /// Permits of the blocking pool.
     decoders: Arc<Semaphore>,
 }
@@ -88,8 +88,8 @@ impl BodyReader {
     pub(crate) fn new(max: usize, timeout: Duration, in_flight: usize) -> Self {
         let in_flight = Arc::new(Semaphore::new(in_flight.min(Semaphore::MAX_PERMITS)));
         let decoders = std::thread::available_parallelism().map_or(1, usize::from);
-        let unfinished = PendingBodies::default();
-        Self { max, timeout, in_flight, unfinished, decoders: Arc::new(Semaphore::new(decoders)) }
+        let pending = PendingBodies::default();
+        Self { max, timeout, in_flight, pending, decoders: Arc::new(Semaphore::new(decoders)) }
     }
 
     /// Reads the whole body. Refuses it as early as possible.
@@ -195,7 +195,7 @@ impl BodyReader {
         reserve: usize,
     ) -> Result<(Bytes, InFlightPermit), Error> {
         // Dropped after `held`: an evicted body counts as leaving until its bytes are released.
-        let mut place: Option<PendingBody> = None;
+        let mut pending_body: Option<PendingBody> = None;
         let mut held = None;
         let mut first = Bytes::new();
         let mut rest = BytesMut::new();
@@ -209,13 +209,13 @@ impl BodyReader {
             } {
                 Some(part) => part,
                 None => {
-                    let place = place.get_or_insert_with(|| self.unfinished.register());
-                    place.set_held_bytes(length);
+                    let pending_body = pending_body.get_or_insert_with(|| self.pending.register());
+                    pending_body.set_held_bytes(length);
                     let part = async {
                         tokio::select! {
                             biased;
                             part = payload.next() => Some(part),
-                            () = place.evicted() => None,
+                            () = pending_body.evicted() => None,
                         }
                     };
                     Box::pin(part).await.ok_or(Error::Busy)?
@@ -230,11 +230,11 @@ impl BodyReader {
             if self.hold(&mut held, part.len()).is_err() {
                 // This body holds bytes while it waits for more. Older ones may need them.
                 if held.is_some() {
-                    place
-                        .get_or_insert_with(|| self.unfinished.register())
+                    pending_body
+                        .get_or_insert_with(|| self.pending.register())
                         .set_held_bytes(length - part.len());
                 }
-                Box::pin(self.make_room(&mut held, part.len(), place.as_ref())).await?;
+                Box::pin(self.make_room(&mut held, part.len(), pending_body.as_ref())).await?;
             }
             // Most bodies have one part, which needs no copy.
             if first.is_empty() && rest.is_empty() {
@@ -252,34 +252,34 @@ impl BodyReader {
     }
 
     /// Counts `bytes` more, and evicts bodies for them if necessary. Evicts only bodies older than
-    /// `place`, or any if `place` is `None`.
+    /// `pending_body`, or any if `pending_body` is `None`.
     async fn make_room(
         &self,
         held: &mut Option<OwnedSemaphorePermit>,
         bytes: usize,
-        place: Option<&PendingBody>,
+        pending_body: Option<&PendingBody>,
     ) -> Result<(), Error> {
         let until = Instant::now() + EVICTION_TIMEOUT;
         while self.hold(held, bytes).is_err() {
             let missing = bytes.saturating_sub(self.in_flight.available_permits());
-            if !self.unfinished.evict_for(place, missing) || Instant::now() >= until {
+            if !self.pending.evict_for(pending_body, missing) || Instant::now() >= until {
                 return Err(Error::Busy);
             }
             let permits = u32::try_from(bytes).map_err(|_| Error::Busy)?;
             let room = Arc::clone(&self.in_flight).acquire_many_owned(permits);
-            let _waiting = self.unfinished.register_waiter();
-            let yields = async {
-                match place {
-                    Some(place) => place.evicted().await,
+            let _waiting = self.pending.register_waiter();
+            let evicted = async {
+                match pending_body {
+                    Some(pending_body) => pending_body.evicted().await,
                     None => std::future::pending().await,
                 }
             };
             tokio::select! {
                 Ok(more) = room => {
-                    keep(held, more);
+                    merge_permit(held, more);
                     return Ok(());
                 }
-                () = yields => return Err(Error::Busy),
+                () = evicted => return Err(Error::Busy),
                 // Other bodies may have taken the released bytes.
                 () = tokio::time::sleep(RECHECK_INTERVAL) => {}
             }
@@ -289,7 +289,7 @@ impl BodyReader {
 
     fn hold(&self, held: &mut Option<OwnedSemaphorePermit>, bytes: usize) -> Result<(), Error> {
         let bytes = u32::try_from(bytes).map_err(|_| Error::Busy)?;
-        keep(
+        merge_permit(
             held,
             Arc::clone(&self.in_flight).try_acquire_many_owned(bytes).map_err(|_| Error::Busy)?,
         );
@@ -297,7 +297,7 @@ impl BodyReader {
     }
 }
 
-fn keep(held: &mut Option<OwnedSemaphorePermit>, more: OwnedSemaphorePermit) {
+fn merge_permit(held: &mut Option<OwnedSemaphorePermit>, more: OwnedSemaphorePermit) {
     match held {
         Some(permit) => permit.merge(more),
         None => *held = Some(more),
@@ -307,12 +307,12 @@ fn keep(held: &mut Option<OwnedSemaphorePermit>, more: OwnedSemaphorePermit) {
 /// Polls `work` at most twice, without a timer. Returns `None` if it is still pending. Two polls
 /// are needed because actix starts a request before it passes on the bytes that came with its head.
 async fn poll_without_timer<T>(mut work: Pin<&mut impl Future<Output = T>>) -> Option<T> {
-    let mut asked = false;
+    let mut polled = false;
     poll_fn(|context| match work.as_mut().poll(context) {
         Poll::Ready(done) => Poll::Ready(Some(done)),
-        Poll::Pending if asked => Poll::Ready(None),
+        Poll::Pending if polled => Poll::Ready(None),
         Poll::Pending => {
-            asked = true;
+            polled = true;
             context.waker().wake_by_ref();
             Poll::Pending
         }

@@ -2,7 +2,7 @@
 //!
 //! # Guarantees
 //!
-//! - A decoder never returns or buffers more than the given bound, whatever the bytes announce.
+//! - A decoder never returns or buffers more than the given bound, even if the bytes announce more.
 //!   (`decompression_bomb_is_refused_within_the_bound`)
 //!
 //! # Design

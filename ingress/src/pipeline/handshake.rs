@@ -93,7 +93,12 @@ fn twitch(body: &JsonNode<'_>, platform: &str) -> Option<HandshakeReply> {
     let subscription = body.get("subscription")?;
     let status = text(subscription, "status").filter(|status| status != "enabled")?;
     let kind = text(subscription, "type").unwrap_or_default();
-    tracing::warn!(platform, status = ?cut(&status), kind = ?cut(&kind), "the provider has revoked a subscription");
+    tracing::warn!(
+        platform,
+        status = ?cut(&status),
+        kind = ?cut(&kind),
+        "the provider has revoked a subscription"
+    );
     Some(HandshakeReply::Acknowledged)
 }
 
@@ -132,7 +137,7 @@ pub(crate) enum HandshakeError {
 }
 
 /// Answers a WebSub hub's `query`. Confirms a subscription to a declared topic, and the end of a
-/// subscription to any other. So nobody else can end a declared subscription.
+/// subscription to any other. So only the operator can end a declared one.
 pub(crate) fn answer_hub(
     topics: &HashSet<String>,
     platform: &str,
@@ -152,11 +157,20 @@ pub(crate) fn answer_hub(
     };
     match (meant, &reply) {
         (false, _) => {
-            tracing::info!(platform, mode, topic = ?logged, "topic does not match the definition; refusing the hub's request");
+            tracing::info!(
+                platform,
+                mode,
+                topic = ?logged,
+                "topic does not match the definition; refusing the hub's request"
+            );
             return Err(HandshakeError::NotDeclared);
         }
         (true, HandshakeReply::Acknowledged) => {
-            tracing::warn!(platform, topic = ?logged, "hub denied or ended a declared subscription; acknowledging")
+            tracing::warn!(
+                platform,
+                topic = ?logged,
+                "hub denied or ended a declared subscription; acknowledging"
+            )
         }
         (true, _) => tracing::info!(platform, mode, topic = ?logged, "handshake answered"),
     }

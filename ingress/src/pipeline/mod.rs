@@ -13,9 +13,9 @@
 //! its bound and verified again. A body that cannot be decoded gets 400 if it verifies as sent, and
 //! 401 otherwise. A body that is too large gets 413, on the wire and decoded.
 //!
-//! If the bytes on the wire verify and are JSON, they are the event, whatever `Content-Encoding`
-//! says. The header is wrong, or left over from a proxy that decoded the body. Otherwise an unknown
-//! encoding gets 415, with or without a valid signature.
+//! If the bytes on the wire verify and are JSON, they are the event, and `Content-Encoding` is
+//! ignored. The header is wrong, or left over from a proxy that decoded the body. Otherwise an
+//! unknown encoding gets 415, with or without a valid signature.
 //!
 //! With `invalid = "keep"`, a request that verifies on the wire gets no 400, 415 or 413 (decoded).
 //! It is kept as a dead letter with its bytes on the wire.

@@ -18,7 +18,10 @@ use crate::dispatch;
 use crate::server::IngressServer;
 use crate::testing::{ADMIN_TOKEN, MAX_BODY, MemoryQueue, TestIngress, sign};
 
-const GOOD: &str = r#"{"event_type":"content_added","timestamp":"2026-01-01T00:00:00Z","payload":{"content_id":"1"}}"#;
+const GOOD: &str = concat!(
+    r#"{"event_type":"content_added","timestamp":"2026-01-01T00:00:00Z","#,
+    r#""payload":{"content_id":"1"}}"#
+);
 const UNSUBSCRIBED: &str = r#"{"event_type":"other","payload":{}}"#;
 
 fn signed(path: &str, body: &str) -> TestRequest {
@@ -50,7 +53,7 @@ impl TestIngress {
         (status.as_u16(), body)
     }
 
-    /// What the whole of ingress says.
+    /// Returns the response of the whole ingress.
     async fn entered(&self, request: TestRequest) -> (StatusCode, HeaderMap, Value) {
         let app =
             init_service(App::new().app_data(self.ingress.clone()).configure(super::configure))
@@ -123,7 +126,7 @@ async fn fast_path_reaches_the_same_handler_as_the_router() {
         assert_eq!(fixture.refusal(signed(path, GOOD)).await, expected, "{path}");
     }
     let (code, _) = fixture.refusal(signed("/api/v1/webhooks/register", GOOD)).await;
-    assert_eq!(code, 401, "a route for administrators");
+    assert_eq!(code, 401, "the path is an admin route");
     for method in [Method::PUT, Method::DELETE] {
         let request = TestRequest::with_uri("/webhooks/acme").method(method.clone());
         assert_eq!(fixture.refusal(request).await, wrong_method(), "{method}");
@@ -150,7 +153,7 @@ async fn checks_run_in_the_order_of_the_contract() {
     fixture.make_redis_unavailable();
     let large = "x".repeat(MAX_BODY + 1);
     let wrong = |path: &str| {
-        // Too large, encoded, unsigned and no JSON.
+        // Too large, encoded, unsigned and not JSON.
         let request =
             TestRequest::post().uri(path).insert_header((header::CONTENT_ENCODING, "compress"));
         request.insert_header((header::CONTENT_LENGTH, large.len())).set_payload(large.clone())
@@ -409,7 +412,7 @@ async fn announcement_is_queued_on_the_reserved_platform() {
     let again = json!({"event_id": first["event_id"], "status": "duplicate"});
     assert_eq!(fixture.answer(keyed()).await, (200, again));
     let elsewhere = announcement("another-room", "").insert_header(("idempotency-key", "once"));
-    assert_eq!(fixture.answer(elsewhere).await.0, 202, "a key speaks of one room");
+    assert_eq!(fixture.answer(elsewhere).await.0, 202, "a key counts for one room only");
     for request in [announcement("r", "[]"), announcement("%00", ""), announcement("%ff", "")] {
         assert_eq!(fixture.refusal(request).await, refused(400, "E_INVALID_REQUEST"));
     }

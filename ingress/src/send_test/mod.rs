@@ -146,7 +146,8 @@ fn base(text: &str) -> Result<Url, &'static str> {
         "http" if url.has_host() => {}
         "https" => {
             return Err(
-                "https is not supported; use ingress's own http address, behind the proxy that terminates TLS",
+                "https is not supported; use ingress's own http address, behind the proxy that \
+                 terminates TLS",
             );
         }
         _ => return Err("must be of the form http://host[:port]"),

@@ -10,7 +10,8 @@ const NOW: Millis = 1_767_225_600_000;
 
 fn toml() -> String {
     let mut toml = String::from(
-        "[platforms.of-livekit]\npreset = 'livekit'\ncredentials = [{key = 'env:K', secret = 'env:S'}]\n",
+        "[platforms.of-livekit]\npreset = 'livekit'\n\
+         credentials = [{key = 'env:K', secret = 'env:S'}]\n",
     );
     for name in bundled::names().filter(|name| *name != "livekit") {
         toml.push_str(&format!("[platforms.of-{name}]\npreset = '{name}'\nsecrets = ['env:S']\n"));
@@ -24,7 +25,7 @@ fn toml() -> String {
     toml
 }
 
-/// A secret that every scheme takes: base64 for those that want that.
+/// Secret for every scheme: valid base64 for those that need it.
 fn env() -> Env {
     Env::from_pairs([("K", "the key"), ("S", "c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0")])
 }
@@ -49,7 +50,7 @@ fn sample_event_exists_for_every_bundled_type() {
     for platform in registry.iter().filter(|platform| platform.name.as_str().starts_with("of-")) {
         let kinds: Vec<&str> = platform.effects.keys().map(String::as_str).collect();
         for kind in kinds.into_iter().map(Some).chain([None]) {
-            // That it verifies and is an event has been checked when it comes back.
+            // `prepare` verifies and identifies the event.
             let request = prepare(platform.name.as_str(), kind)
                 .unwrap_or_else(|problems| panic!("{kind:?}: {problems:?}"));
             assert_eq!(request.url.path(), format!("/api/v1/webhooks/{}", platform.name));

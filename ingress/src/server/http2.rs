@@ -61,10 +61,10 @@ where
     S: Service<(Request, ConnectionLink), Response = Response<BoxBody>, Error = actix_web::Error>
         + 'static,
 {
-    let entry = stream.entry();
-    let of_requests = entry.clone();
+    let guard = stream.guard();
+    let guard_of_requests = guard.clone();
     let answering =
-        service_fn(move |request| answer(request, Rc::clone(&service), of_requests.clone()));
+        service_fn(move |request| answer(request, Rc::clone(&service), guard_of_requests.clone()));
     let mut builder = http2::Builder::new(LocalExecutor);
     builder
         .max_concurrent_streams(MAX_STREAMS)
@@ -74,8 +74,8 @@ where
         .max_send_buf_size(MAX_SEND_BUFFER);
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), answering));
     let silence = async {
-        match &entry {
-            Some(entry) => entry.wait_until_idle().await,
+        match &guard {
+            Some(guard) => guard.wait_until_idle().await,
             None => std::future::pending().await,
         }
     };
@@ -92,14 +92,14 @@ where
 async fn answer<S>(
     request: hyper::Request<Incoming>,
     service: Rc<S>,
-    entry: Option<Rc<ConnectionGuard>>,
+    guard: Option<Rc<ConnectionGuard>>,
 ) -> Result<hyper::Response<HyperResponseBody>, Infallible>
 where
     S: Service<(Request, ConnectionLink), Response = Response<BoxBody>, Error = actix_web::Error>,
 {
     let is_head = request.method() == hyper::Method::HEAD;
-    let permit = entry.as_ref().map(|entry| entry.permit());
-    let response = match translated(request) {
+    let permit = guard.as_ref().map(|guard| guard.permit());
+    let response = match to_actix(request) {
         None => Error::InvalidRequest("Not a request of HTTP".to_owned())
             .respond(None, Payload::None)
             .into(),
@@ -107,21 +107,21 @@ where
             Error::Busy.respond(None, request.take_payload()).into()
         }
         Some(request) => {
-            match service.call((request, ConnectionLink::to(entry.as_deref()))).await {
+            match service.call((request, ConnectionLink::to(guard.as_deref()))).await {
                 Ok(response) => response,
                 Err(failure) => failure.error_response().into(),
             }
         }
     };
-    Ok(told(response, is_head))
+    Ok(to_hyper(response, is_head))
 }
 
 /// Converts the request to actix's types. `None`: they cannot represent it.
-fn translated(request: hyper::Request<Incoming>) -> Option<Request> {
+fn to_actix(request: hyper::Request<Incoming>) -> Option<Request> {
     let (parts, body) = request.into_parts();
     let payload = if body.is_end_stream() { Payload::None } else { payload(body) };
-    let mut translated = Request::with_payload(payload);
-    let head = translated.head_mut();
+    let mut converted = Request::with_payload(payload);
+    let head = converted.head_mut();
     head.method = Method::from_bytes(parts.method.as_str().as_bytes()).ok()?;
     head.uri = Uri::try_from(parts.uri.path_and_query()?.as_str()).ok()?;
     head.version = Version::HTTP_2;
@@ -129,7 +129,7 @@ fn translated(request: hyper::Request<Incoming>) -> Option<Request> {
         let name = HeaderName::from_bytes(name.as_str().as_bytes()).ok()?;
         head.headers.append(name, HeaderValue::from_bytes(value.as_bytes()).ok()?);
     }
-    Some(translated)
+    Some(converted)
 }
 
 fn payload(mut body: Incoming) -> Payload {
@@ -152,19 +152,19 @@ fn payload(mut body: Incoming) -> Payload {
     Payload::Stream { payload: Box::pin(parts) }
 }
 
-fn told(response: Response<BoxBody>, is_head: bool) -> hyper::Response<HyperResponseBody> {
+fn to_hyper(response: Response<BoxBody>, is_head: bool) -> hyper::Response<HyperResponseBody> {
     let (response, body) = response.into_parts();
-    let mut told = hyper::Response::new(HyperResponseBody((!is_head).then_some(body)));
+    let mut converted = hyper::Response::new(HyperResponseBody((!is_head).then_some(body)));
     let status = hyper::StatusCode::from_u16(response.status().as_u16());
-    *told.status_mut() = status.unwrap_or(hyper::StatusCode::INTERNAL_SERVER_ERROR);
+    *converted.status_mut() = status.unwrap_or(hyper::StatusCode::INTERNAL_SERVER_ERROR);
     for (name, value) in response.headers().iter().filter(|(name, _)| *name != CONNECTION) {
         let name = hyper::header::HeaderName::from_bytes(name.as_str().as_bytes());
         let value = hyper::header::HeaderValue::from_bytes(value.as_bytes());
         if let (Ok(name), Ok(value)) = (name, value) {
-            told.headers_mut().append(name, value);
+            converted.headers_mut().append(name, value);
         }
     }
-    told
+    converted
 }
 
 /// Body of an answer. `None`: no body.

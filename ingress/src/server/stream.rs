@@ -26,13 +26,13 @@ pub(super) enum Protocol {
 /// Connection with its first bytes and its registration.
 pub(super) struct ServerStream {
     io: TcpStream,
-    entry: Option<Rc<ConnectionGuard>>,
+    guard: Option<Rc<ConnectionGuard>>,
     /// Set while bytes between two requests begin a head. In HTTP/2 they may be anything.
-    hears_heads: bool,
-    ahead: [u8; PREFACE.len()],
-    /// Number of bytes of `ahead` that were read, and that were handed on.
+    tracks_heads: bool,
+    prefix: [u8; PREFACE.len()],
+    /// Number of bytes of `prefix` that were read, and that were handed on.
     read: usize,
-    taken: usize,
+    consumed: usize,
 }
 
 impl ServerStream {
@@ -40,8 +40,8 @@ impl ServerStream {
     pub(super) fn new(io: TcpStream, connections: &Connections) -> Self {
         // Answers are small, so Nagle's algorithm would only delay them.
         let _ = io.set_nodelay(true);
-        let entry = connections.register(&io).map(Rc::new);
-        Self { io, entry, hears_heads: true, ahead: [0; PREFACE.len()], read: 0, taken: 0 }
+        let guard = connections.register(&io).map(Rc::new);
+        Self { io, guard, tracks_heads: true, prefix: [0; PREFACE.len()], read: 0, consumed: 0 }
     }
 
     /// Reads until the protocol is known. Cancel safe: bytes that were read are kept.
@@ -50,31 +50,31 @@ impl ServerStream {
     /// The connection is broken.
     pub(super) async fn protocol(&mut self) -> io::Result<Protocol> {
         while self.read < PREFACE.len() {
-            let read = self.io.read(self.ahead.get_mut(self.read..).unwrap_or_default()).await?;
+            let read = self.io.read(self.prefix.get_mut(self.read..).unwrap_or_default()).await?;
             if read == 0 {
                 return Ok(Protocol::Http1);
             }
             self.note_bytes();
             self.read += read;
-            if !self.ahead.get(..self.read).is_some_and(|begun| PREFACE.starts_with(begun)) {
+            if !self.prefix.get(..self.read).is_some_and(|begun| PREFACE.starts_with(begun)) {
                 return Ok(Protocol::Http1);
             }
         }
-        self.hears_heads = false;
+        self.tracks_heads = false;
         Ok(Protocol::Http2)
     }
 
     /// Attaches the close flag and the registration to requests of this connection.
     pub(super) fn connect(&self, data: &mut Extensions) {
         data.insert(CloseFlag::default());
-        if let Some(entry) = &self.entry {
-            data.insert(Rc::clone(entry));
+        if let Some(guard) = &self.guard {
+            data.insert(Rc::clone(guard));
         }
     }
 
     /// Returns the registration. `None`: the connection could not be registered.
-    pub(super) fn entry(&self) -> Option<Rc<ConnectionGuard>> {
-        self.entry.clone()
+    pub(super) fn guard(&self) -> Option<Rc<ConnectionGuard>> {
+        self.guard.clone()
     }
 
     /// Returns the peer's address.
@@ -83,10 +83,10 @@ impl ServerStream {
     }
 
     fn note_bytes(&self) {
-        if self.hears_heads
-            && let Some(entry) = &self.entry
+        if self.tracks_heads
+            && let Some(guard) = &self.guard
         {
-            entry.note_bytes();
+            guard.note_bytes();
         }
     }
 }
@@ -98,11 +98,11 @@ impl AsyncRead for ServerStream {
         into: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        let ahead = this.ahead.get(this.taken..this.read).unwrap_or_default();
-        if !ahead.is_empty() {
-            let part = ahead.get(..into.remaining()).unwrap_or(ahead);
+        let prefix = this.prefix.get(this.consumed..this.read).unwrap_or_default();
+        if !prefix.is_empty() {
+            let part = prefix.get(..into.remaining()).unwrap_or(prefix);
             into.put_slice(part);
-            this.taken += part.len();
+            this.consumed += part.len();
             return Poll::Ready(Ok(()));
         }
         let before = into.filled().len();

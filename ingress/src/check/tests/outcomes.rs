@@ -9,7 +9,8 @@ fn request_that_is_not_queued_takes_no_effect() {
         ("enabled = false", "nothing is queued: the platform is disabled (403)", "but not queued"),
         (
             "event_types = ['other']",
-            "nothing is queued: its type is not one of the platform's event_types (answered `ignored`)",
+            "nothing is queued: its type is not one of the platform's event_types (answered \
+             `ignored`)",
             "but not queued",
         ),
         (
@@ -64,7 +65,7 @@ fn outcomes(definition: &str, body: &[u8]) -> (CheckOutcome, CheckOutcome) {
     outcomes_of(definition, body, SECRET.as_bytes(), None)
 }
 
-/// The outcomes, as JSON and as a table, for `body` of a platform that `definition` says more of.
+/// Returns the outcomes as JSON and as a table, for `body` of a platform with `definition`.
 fn outcomes_of(
     definition: &str,
     body: &[u8],

@@ -13,7 +13,7 @@ use crate::testing::{TestIngress, sign};
 type HandshakeResponse = (u16, String, String);
 
 impl TestIngress {
-    async fn said(&self, request: TestRequest) -> HandshakeResponse {
+    async fn response(&self, request: TestRequest) -> HandshakeResponse {
         let app = App::new().app_data(self.ingress.clone()).configure(routes::configure);
         let response = call_service(&init_service(app).await, request.to_request()).await;
         let kind =
@@ -30,7 +30,7 @@ impl TestIngress {
     }
 
     async fn errcode(&self, request: TestRequest) -> (u16, String) {
-        let (status, _, body) = self.said(request).await;
+        let (status, _, body) = self.response(request).await;
         let body: Value = serde_json::from_str(&body).unwrap();
         (status, body["errcode"].as_str().unwrap_or_default().to_owned())
     }
@@ -61,17 +61,17 @@ async fn handshake_is_answered_without_redis_and_queues_nothing() {
     let fixture = TestIngress::new();
     fixture.make_redis_unavailable();
     let body = r#"{"type":"url_verification","challenge":"3eZbrw <script>"}"#;
-    let said = fixture.said(chat(body)).await;
-    assert_eq!(said, (200, "text/plain".to_owned(), "3eZbrw <script>".to_owned()));
+    let response = fixture.response(chat(body)).await;
+    assert_eq!(response, (200, "text/plain".to_owned(), "3eZbrw <script>".to_owned()));
 
-    // The platform has two secrets; the proof is made with the one that this request is signed with.
+    // The platform has two secrets. The HMAC uses the one that signed this request.
     let body =
         r#"{"payload":{"plainToken":"qgg8vlvZRS6UYooatFL8Aw"},"event":"endpoint.url_validation"}"#;
     let proof = sign(b"qgg8vlvZRS6UYooatFL8Aw");
     let expected =
         format!(r#"{{"plainToken":"qgg8vlvZRS6UYooatFL8Aw","encryptedToken":"{proof}"}}"#);
     assert_eq!(
-        fixture.said(zoom(body, true)).await,
+        fixture.response(zoom(body, true)).await,
         (200, "application/json".to_owned(), expected)
     );
     assert!(fixture.memory.events().is_empty());
@@ -96,16 +96,17 @@ async fn forged_handshake_is_refused() {
 async fn body_without_a_challenge_is_an_event() {
     let fixture = TestIngress::new();
     let (status, ..) = fixture
-        .said(chat(r#"{"event_type":"url_verification","payload":{"challenge":"x"}}"#))
+        .response(chat(r#"{"event_type":"url_verification","payload":{"challenge":"x"}}"#))
         .await;
     assert_eq!(status, 202);
     assert_eq!(
         fixture.errcode(chat("no JSON")).await,
         (400, "E_WEBHOOK_INVALID_PAYLOAD".to_owned())
     );
-    let (status, ..) =
-        fixture.said(zoom(r#"{"event":"meeting.started","event_ts":1733738399123}"#, true)).await;
-    assert_eq!(status, 200, "what Zoom takes for an answer");
+    let (status, ..) = fixture
+        .response(zoom(r#"{"event":"meeting.started","event_ts":1733738399123}"#, true))
+        .await;
+    assert_eq!(status, 200, "the answer that Zoom requires");
     assert_eq!(fixture.memory.events().len(), 2);
 }
 
@@ -113,10 +114,11 @@ async fn body_without_a_challenge_is_an_event() {
 async fn hub_is_answered_on_every_route_of_its_platform_only() {
     let fixture = TestIngress::new();
     fixture.make_redis_unavailable();
-    let query = "hub.mode=subscribe&hub.topic=https%3A%2F%2Fexample.com%2Ffeed&hub.challenge=a%2Bb&hub.lease_seconds=60";
+    let query = "hub.mode=subscribe&hub.topic=https%3A%2F%2Fexample.com%2Ffeed\
+                 &hub.challenge=a%2Bb&hub.lease_seconds=60";
     for path in ["/api/v1/webhooks", "/webhooks", "/webhook", "/api/v1/live/webhooks"] {
-        let said = fixture.said(hub(&format!("{path}/feeds"), query)).await;
-        assert_eq!(said, (200, "text/plain".to_owned(), "a+b".to_owned()), "{path}");
+        let response = fixture.response(hub(&format!("{path}/feeds"), query)).await;
+        assert_eq!(response, (200, "text/plain".to_owned(), "a+b".to_owned()), "{path}");
     }
     let other = query.replace("feed&", "other&");
     assert_eq!(
@@ -135,7 +137,7 @@ async fn hub_is_answered_on_every_route_of_its_platform_only() {
         assert_eq!(fixture.errcode(request).await, (400, "E_INVALID_REQUEST".to_owned()));
     }
     let denied = "hub.mode=denied&hub.topic=https%3A%2F%2Fexample.com%2Ffeed&hub.reason=x";
-    assert_eq!(fixture.said(hub("/webhooks/feeds", denied)).await.0, 204);
+    assert_eq!(fixture.response(hub("/webhooks/feeds", denied)).await.0, 204);
     let refused = fixture.errcode(hub("/webhooks/nobody", query)).await;
     assert_eq!(refused, (404, "E_WEBHOOK_UNSUPPORTED_PLATFORM".to_owned()));
     for name in ["acme", "zoom", "chat", "off"] {
@@ -151,8 +153,8 @@ async fn dashboard_that_presents_the_token_gets_its_challenge() {
     let fixture = TestIngress::new();
     fixture.make_redis_unavailable();
     let query = "hub.mode=subscribe&hub.challenge=a%3Cb%3E&hub.verify_token=another-secret";
-    let said = fixture.said(hub("/webhooks/meta", query)).await;
-    assert_eq!(said, (200, "text/plain".to_owned(), "a<b>".to_owned()));
+    let response = fixture.response(hub("/webhooks/meta", query)).await;
+    assert_eq!(response, (200, "text/plain".to_owned(), "a<b>".to_owned()));
     let wrong = query.replace("another", "no");
     assert_eq!(
         fixture.errcode(hub("/webhooks/meta", &wrong)).await,
@@ -170,8 +172,8 @@ async fn numeric_challenge_is_echoed_without_a_handshake() {
     let fixture = TestIngress::new();
     fixture.make_redis_unavailable();
     let query = "hub.mode=subscribe&hub.challenge=1158201444&hub.verify_token=meatyhamhock";
-    let said = fixture.said(hub("/webhooks/acme", query)).await;
-    assert_eq!(said, (200, "text/plain".to_owned(), "1158201444".to_owned()));
+    let response = fixture.response(hub("/webhooks/acme", query)).await;
+    assert_eq!(response, (200, "text/plain".to_owned(), "1158201444".to_owned()));
     for (name, refused) in [
         ("chat", (405, "E_METHOD_NOT_ALLOWED")),
         ("feeds", (400, "E_INVALID_REQUEST")),
@@ -184,14 +186,14 @@ async fn numeric_challenge_is_echoed_without_a_handshake() {
     assert!(fixture.memory.events().is_empty());
 }
 
-/// Status, and the headers that tell what is allowed.
+/// Status, and the headers that list permissions.
 async fn probed(fixture: &TestIngress, request: TestRequest) -> (u16, [Option<String>; 3]) {
     let app = App::new().app_data(fixture.ingress.clone()).configure(routes::configure);
     let response = call_service(&init_service(app).await, request.to_request()).await;
     let header =
         |name: &str| response.headers().get(name).map(|value| value.to_str().unwrap().to_owned());
-    let told = ["allow", "webhook-allowed-origin", "webhook-allowed-rate"].map(header);
-    (response.status().as_u16(), told)
+    let permissions = ["allow", "webhook-allowed-origin", "webhook-allowed-rate"].map(header);
+    (response.status().as_u16(), permissions)
 }
 
 #[actix_web::test]

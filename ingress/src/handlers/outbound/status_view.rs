@@ -91,14 +91,15 @@ pub(crate) struct ParkedQueue {
     dead_letters: u64,
 }
 
-/// Returns the status of `one`, at `position` of `bindings`, with the totals of all its queues.
+/// Returns the status of `destination`, at `position` of `bindings`, with the totals of all its
+/// queues.
 pub(super) async fn destination_status(
     queue: &Queue,
-    one: &Destination,
+    destination: &Destination,
     bindings: &QueueBindings,
     position: usize,
 ) -> Result<DestinationStatus, Error> {
-    let home = bindings.homes.get(position).unwrap_or(&one.name);
+    let home = bindings.homes.get(position).unwrap_or(&destination.name);
     let receiver = bindings.states.get(position).unwrap_or(home);
     let others = bindings.others.iter().filter(|(at, _)| *at == position).map(|(_, name)| name);
     let all = async {
@@ -117,12 +118,12 @@ pub(super) async fn destination_status(
     let (state, sums) = all.await.map_err(|fault| Error::from(EnqueueError::NotRun(fault)))?;
     let DestinationState { overflow, overflow_first, overflow_last, .. } = &state;
     Ok(DestinationStatus {
-        name: one.name.clone(),
+        name: destination.name.clone(),
         queue: home.queue().to_string(),
-        host: one.url.host_str().unwrap_or_default().to_owned(),
-        format: one.format,
-        events: one.subscription.patterns().into_iter().map(str::to_owned).collect(),
-        paused: one.secret_unreadable || state.paused.unwrap_or(one.paused),
+        host: destination.url.host_str().unwrap_or_default().to_owned(),
+        format: destination.format,
+        events: destination.subscription.patterns().into_iter().map(str::to_owned).collect(),
+        paused: destination.secret_unreadable || state.paused.unwrap_or(destination.paused),
         gone: state.gone,
         busy_until: state.busy_until.filter(|until| *until > clock::now_ms()).map(clock::rfc3339),
         busy_since: state.busy_since.map(clock::rfc3339),

@@ -129,5 +129,5 @@ async fn unknown_platform_is_503_until_registrations_are_read() {
     let answer = refusal(&fixture, request(Method::POST, "/webhooks/shop", &json!({}))).await;
     assert_eq!((answer.0, answer.1.as_str()), (503, "E_WEBHOOK_QUEUE_ERROR"));
     let answer = refusal(&fixture, request(Method::POST, "/webhooks/Shop", &json!({}))).await;
-    assert_eq!(answer.0, 404, "nothing could ever be called so");
+    assert_eq!(answer.0, 404, "no platform can have this name");
 }

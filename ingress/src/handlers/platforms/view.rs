@@ -128,7 +128,7 @@ impl PlatformListResponse {
     }
 
     /// Returns the platform called `name`.
-    pub(super) fn one(self, name: &PlatformName) -> Option<PlatformView> {
+    pub(super) fn find(self, name: &PlatformName) -> Option<PlatformView> {
         self.platforms.into_iter().find(|one| one.platform == name.as_str())
     }
 }
@@ -237,8 +237,10 @@ mod tests {
             .base()
             .registered(&name("shop"), "rate_limit = 5\nevent_types = ['b', 'a']".parse().unwrap());
         let (registry, _) = current.base().with_registered([Arc::new(shop.unwrap())], Arc::clone);
-        let record = json!({"v": 1, "definition": {"rate_limit": 5, "event_types": ["b", "a"]}, "state": "active",
-            "secrets": [{"plain": {"secret": "5ecret"}}, {"sealed": "5ecret", "expires_at_ms": 4_102_444_800_000_i64},
+        let record = json!({"v": 1, "definition": {"rate_limit": 5, "event_types": ["b", "a"]},
+            "state": "active",
+            "secrets": [{"plain": {"secret": "5ecret"}},
+                {"sealed": "5ecret", "expires_at_ms": 4_102_444_800_000_i64},
                 {"sealed": "5ecret", "expires_at_ms": 1}], "registered_at": 0, "updated_at": 1});
         let snapshot = Snapshot {
             registry,
@@ -270,17 +272,21 @@ mod tests {
         };
         assert_eq!(
             find("shop"),
-            json!({"platform": "shop", "source": "registered", "state": "active", "configured": true, "enabled": true,
-                "paused": false, "aliases": [], "event_types": ["a", "b"], "rate_limit": 5, "burst": 5, "limits": {},
+            json!({"platform": "shop", "source": "registered", "state": "active",
+                "configured": true, "enabled": true,
+                "paused": false, "aliases": [], "event_types": ["a", "b"], "rate_limit": 5,
+                "burst": 5, "limits": {},
                 "signature": "hmac", "ack_status": 202, "busy_status": null, "invalid": "refuse",
                 "missing_session": "create",
                 "definition": {"rate_limit": 5, "event_types": ["b", "a"]},
                 "keys": [{"expires_at": null}, {"expires_at": "2100-01-01T00:00:00.000Z"}],
-                "registered_at": "1970-01-01T00:00:00.000Z", "updated_at": "1970-01-01T00:00:00.001Z"})
+                "registered_at": "1970-01-01T00:00:00.000Z",
+                "updated_at": "1970-01-01T00:00:00.001Z"})
         );
         assert_eq!(
             find("y"),
-            json!({"platform": "y", "source": "registered", "state": "unusable", "configured": false})
+            json!({"platform": "y", "source": "registered", "state": "unusable",
+                "configured": false})
         );
         assert_eq!(
             (&find("acme")["source"], &find("mux")["source"]),

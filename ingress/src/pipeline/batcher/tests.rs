@@ -30,36 +30,36 @@ fn event(id: &str, bytes: usize) -> NewEvent {
 
 type EnqueueReceiver = oneshot::Receiver<EnqueueReply>;
 
-fn job(
+fn request(
     target: &Arc<IngestTarget>,
     id: &str,
     bytes: usize,
     deadline: Instant,
 ) -> (EnqueueRequest, EnqueueReceiver) {
-    let (answer, outcome) = oneshot::channel();
+    let (reply, outcome) = oneshot::channel();
     let event = event(id, bytes);
-    let load = QueuedEvents { events: event.into(), _held: InFlightPermit::default() };
-    (EnqueueRequest { target: Arc::clone(target), load, deadline, answer }, outcome)
+    let queued = QueuedEvents { events: event.into(), _held: InFlightPermit::default() };
+    (EnqueueRequest { target: Arc::clone(target), queued, deadline, reply }, outcome)
 }
 
-fn ids(parts: &[PendingBatch]) -> Vec<(String, Vec<String>)> {
-    let one = |part: &PendingBatch| {
-        let events = part
-            .jobs
+fn ids(batches: &[PendingBatch]) -> Vec<(String, Vec<String>)> {
+    let one = |batch: &PendingBatch| {
+        let events = batch
+            .requests
             .iter()
-            .flat_map(|job| job.load.events.events())
+            .flat_map(|request| request.queued.events.events())
             .map(|event| event.event_id.clone())
             .collect();
-        (part.target.platform.name.to_string(), events)
+        (batch.target.platform.name.to_string(), events)
     };
-    parts.iter().map(one).collect()
+    batches.iter().map(one).collect()
 }
 
 fn fault() -> redis::RedisError {
     (redis::ErrorKind::Io, "test").into()
 }
 
-/// Asks for all of `wanted` at once and waits for all answers, in order.
+/// Enqueues all of `wanted` at once and returns the outcomes, in order.
 async fn all(
     batcher: &Batcher,
     wanted: &[(&Arc<IngestTarget>, &str)],
@@ -76,20 +76,20 @@ async fn all(
 fn round_has_one_batch_per_platform_in_arrival_order() {
     let (mux, acme, later) = (target("mux"), target("acme"), Instant::now() + MAX_WAIT);
     let order = [(&mux, "1"), (&acme, "2"), (&mux, "3"), (&acme, "4"), (&mux, "5")];
-    let (jobs, _waiting): (Vec<_>, Vec<_>) =
-        order.iter().map(|(target, id)| job(target, id, 1, later)).unzip();
+    let (requests, _waiting): (Vec<_>, Vec<_>) =
+        order.iter().map(|(target, id)| request(target, id, 1, later)).unzip();
     let expected = [("mux", vec!["1", "3", "5"]), ("acme", vec!["2", "4"])];
-    let calls = ids(&group(jobs.into_iter(), Instant::now()));
+    let calls = ids(&group(requests.into_iter(), Instant::now()));
     assert_eq!(
         calls,
         expected.map(|(name, ids)| (name.to_owned(), ids.into_iter().map(str::to_owned).collect()))
     );
 }
 
-/// Which platform brought how many events to which call.
-fn packed(jobs: Vec<EnqueueRequest>, mix: bool) -> Vec<Vec<(String, usize)>> {
-    let one = |part: &PendingBatch| (part.target.platform.name.to_string(), part.events);
-    calls(group(jobs.into_iter(), Instant::now()), mix)
+/// Returns the number of events per platform in each call.
+fn packed(requests: Vec<EnqueueRequest>, mix: bool) -> Vec<Vec<(String, usize)>> {
+    let one = |batch: &PendingBatch| (batch.target.platform.name.to_string(), batch.events);
+    calls(group(requests.into_iter(), Instant::now()), mix)
         .iter()
         .map(|call| call.iter().map(one).collect())
         .collect()
@@ -99,9 +99,10 @@ fn packed(jobs: Vec<EnqueueRequest>, mix: bool) -> Vec<Vec<(String, usize)>> {
 fn platforms_share_calls_within_bounds_where_they_mix() {
     let (mux, acme, busy, later) =
         (target("mux"), target("acme"), target("busy"), Instant::now() + MAX_WAIT);
-    let many = |shares: &[(&Arc<IngestTarget>, usize, usize)]| -> (Vec<EnqueueRequest>, Vec<EnqueueReceiver>) {
+    type Enqueues = (Vec<EnqueueRequest>, Vec<EnqueueReceiver>);
+    let many = |shares: &[(&Arc<IngestTarget>, usize, usize)]| -> Enqueues {
         let each = |(target, count, bytes): &(&Arc<IngestTarget>, usize, usize)| {
-            (0..*count).map(|n| job(target, &n.to_string(), *bytes, later)).collect::<Vec<_>>()
+            (0..*count).map(|n| request(target, &n.to_string(), *bytes, later)).collect::<Vec<_>>()
         };
         shares.iter().flat_map(each).unzip()
     };
@@ -111,34 +112,35 @@ fn platforms_share_calls_within_bounds_where_they_mix() {
             .map(|call| call.iter().map(|(name, events)| ((*name).to_owned(), *events)).collect())
             .collect()
     };
-    let (jobs, _waiting) = many(&[(&mux, 2, 1), (&acme, 1, 1), (&busy, 125, 1), (&acme, 1, 1)]);
-    assert_eq!(packed(jobs, true), named(&[&[("mux", 2), ("acme", 2)], &[("busy", 125)]]));
-    let (jobs, _waiting) = many(&[(&mux, 1, 1), (&acme, 2, 1), (&busy, 125, 1)]);
-    assert_eq!(packed(jobs, true), named(&[&[("mux", 1), ("acme", 2), ("busy", 125)]]));
-    // A platform's second part goes after its first.
-    let (jobs, _waiting) = many(&[(&mux, 130, 1), (&acme, 3, 1), (&busy, 1, 1)]);
+    let (requests, _waiting) = many(&[(&mux, 2, 1), (&acme, 1, 1), (&busy, 125, 1), (&acme, 1, 1)]);
+    assert_eq!(packed(requests, true), named(&[&[("mux", 2), ("acme", 2)], &[("busy", 125)]]));
+    let (requests, _waiting) = many(&[(&mux, 1, 1), (&acme, 2, 1), (&busy, 125, 1)]);
+    assert_eq!(packed(requests, true), named(&[&[("mux", 1), ("acme", 2), ("busy", 125)]]));
+    // A platform's second batch goes after its first.
+    let (requests, _waiting) = many(&[(&mux, 130, 1), (&acme, 3, 1), (&busy, 1, 1)]);
     assert_eq!(
-        packed(jobs, true),
+        packed(requests, true),
         named(&[&[("mux", 128)], &[("mux", 2), ("acme", 3), ("busy", 1)]])
     );
     let half = MAX_BATCH_BYTES / 2;
-    let (jobs, _waiting) = many(&[(&mux, 1, half), (&acme, 1, half), (&busy, 1, 1)]);
-    assert_eq!(packed(jobs, true), named(&[&[("mux", 1), ("acme", 1)], &[("busy", 1)]]));
-    // What no call is large enough for harms nobody else.
-    let (jobs, _waiting) = many(&[(&mux, 1, MAX_BATCH_BYTES + 1), (&acme, 1, 1), (&busy, 1, 1)]);
-    assert_eq!(packed(jobs, true), named(&[&[("mux", 1)], &[("acme", 1), ("busy", 1)]]));
+    let (requests, _waiting) = many(&[(&mux, 1, half), (&acme, 1, half), (&busy, 1, 1)]);
+    assert_eq!(packed(requests, true), named(&[&[("mux", 1), ("acme", 1)], &[("busy", 1)]]));
+    // A request that exceeds every call affects no other request.
+    let (requests, _waiting) =
+        many(&[(&mux, 1, MAX_BATCH_BYTES + 1), (&acme, 1, 1), (&busy, 1, 1)]);
+    assert_eq!(packed(requests, true), named(&[&[("mux", 1)], &[("acme", 1), ("busy", 1)]]));
 
-    let (jobs, _waiting) = many(&[(&mux, 1, 1), (&acme, 2, 1), (&mux, 1, 1)]);
-    assert_eq!(packed(jobs, false), named(&[&[("mux", 2)], &[("acme", 2)]]));
+    let (requests, _waiting) = many(&[(&mux, 1, 1), (&acme, 2, 1), (&mux, 1, 1)]);
+    assert_eq!(packed(requests, false), named(&[&[("mux", 2)], &[("acme", 2)]]));
 }
 
 #[test]
 fn call_is_bounded_in_events() {
     let (mux, later) = (target("mux"), Instant::now() + MAX_WAIT);
-    let (jobs, _waiting): (Vec<_>, Vec<_>) =
-        (0..300).map(|n| job(&mux, &n.to_string(), 1, later)).unzip();
-    let calls = group(jobs.into_iter(), Instant::now());
-    assert_eq!(calls.iter().map(|call| call.jobs.len()).collect::<Vec<_>>(), [128, 128, 44]);
+    let (requests, _waiting): (Vec<_>, Vec<_>) =
+        (0..300).map(|n| request(&mux, &n.to_string(), 1, later)).unzip();
+    let calls = group(requests.into_iter(), Instant::now());
+    assert_eq!(calls.iter().map(|call| call.requests.len()).collect::<Vec<_>>(), [128, 128, 44]);
     let sent: Vec<_> = ids(&calls).into_iter().flat_map(|(_, ids)| ids).collect();
     assert_eq!(sent, (0..300).map(|n| n.to_string()).collect::<Vec<_>>());
 }
@@ -147,10 +149,11 @@ fn call_is_bounded_in_events() {
 fn call_is_bounded_in_bytes_and_keeps_the_order() {
     let (mux, later) = (target("mux"), Instant::now() + MAX_WAIT);
     let sizes = [MAX_BATCH_BYTES - 10, 11, 10, MAX_BATCH_BYTES + 1, 1];
-    let jobs = sizes.iter().enumerate().map(|(n, bytes)| job(&mux, &n.to_string(), *bytes, later));
-    let (jobs, _waiting): (Vec<_>, Vec<_>) = jobs.unzip();
+    let requests =
+        sizes.iter().enumerate().map(|(n, bytes)| request(&mux, &n.to_string(), *bytes, later));
+    let (requests, _waiting): (Vec<_>, Vec<_>) = requests.unzip();
     let calls: Vec<_> =
-        ids(&group(jobs.into_iter(), Instant::now())).into_iter().map(|(_, ids)| ids).collect();
+        ids(&group(requests.into_iter(), Instant::now())).into_iter().map(|(_, ids)| ids).collect();
     assert_eq!(calls, [vec!["0"], vec!["1", "2"], vec!["3"], vec!["4"]]);
 }
 
@@ -158,18 +161,20 @@ fn call_is_bounded_in_bytes_and_keeps_the_order() {
 fn batch_request_is_never_split_over_calls() {
     let (mux, later) = (target("mux"), Instant::now() + MAX_WAIT);
     let batch = |size: usize, bytes: usize| {
-        let (mut job, waiting) = job(&mux, "", 1, later);
-        job.load.events =
+        let (mut request, waiting) = request(&mux, "", 1, later);
+        request.queued.events =
             Identified::Batch((0..size).map(|n| event(&n.to_string(), bytes)).collect());
-        (job, waiting)
+        (request, waiting)
     };
     let sizes = |batches: Vec<(usize, usize)>| -> Vec<Vec<usize>> {
-        let (jobs, _waiting): (Vec<_>, Vec<_>) =
+        let (requests, _waiting): (Vec<_>, Vec<_>) =
             batches.into_iter().map(|(size, bytes)| batch(size, bytes)).unzip();
-        let calls = group(jobs.into_iter(), Instant::now());
+        let calls = group(requests.into_iter(), Instant::now());
         calls
             .iter()
-            .map(|call| call.jobs.iter().map(|job| job.load.events.events().len()).collect())
+            .map(|call| {
+                call.requests.iter().map(|request| request.queued.events.events().len()).collect()
+            })
             .collect()
     };
     assert_eq!(sizes(vec![(100, 1), (28, 1), (1, 1)]), [vec![100, 28], vec![1]]);
@@ -206,10 +211,10 @@ async fn batch_request_has_one_outcome() {
 #[test]
 fn abandoned_and_expired_requests_are_not_sent() {
     let (mux, now) = (target("mux"), Instant::now());
-    let (hung_up, gone) = job(&mux, "hung up", 1, now + MAX_WAIT);
+    let (hung_up, gone) = request(&mux, "hung up", 1, now + MAX_WAIT);
     drop(gone);
-    let (expired, mut too_late) = job(&mux, "expired", 1, now);
-    let (good, _waiting) = job(&mux, "good", 1, now + MAX_WAIT);
+    let (expired, mut too_late) = request(&mux, "expired", 1, now);
+    let (good, _waiting) = request(&mux, "good", 1, now + MAX_WAIT);
     let calls = group([hung_up, expired, good].into_iter(), now);
     assert_eq!(ids(&calls), [("mux".to_owned(), vec!["good".to_owned()])]);
     assert!(matches!(too_late.try_recv(), Ok((Err(EnqueueError::Expired), _))));
@@ -246,7 +251,7 @@ async fn requests_during_a_call_go_into_the_next_one() {
         let (batcher, mux) = (batcher.clone(), Arc::clone(&mux));
         async move { all(&batcher, &[(&mux, "a"), (&mux, "b"), (&mux, "c")]).await }
     });
-    while batcher.jobs.capacity() > MAX_WAITING_REQUESTS - 3 {
+    while batcher.requests.capacity() > MAX_WAITING_REQUESTS - 3 {
         tokio::task::yield_now().await;
     }
     slow.go_on.notify_one();
@@ -279,10 +284,10 @@ async fn event_gets_the_outcome_of_its_position() {
     assert_eq!(outcomes, [Enqueued::Accepted, Enqueued::Duplicate, much, Enqueued::Overloaded]);
 }
 
-/// How a call is answered.
+/// Reply to a call.
 type ReplyFunction = fn() -> Result<Vec<Enqueued>, CallError>;
 
-/// Decided by what the event is called.
+/// Decides by the type of the event.
 fn as_called(events: &[&NewEvent]) -> Result<Vec<Enqueued>, CallError> {
     let outcome = |event: &&NewEvent| match event.event_id.as_str() {
         "seen" => Enqueued::Duplicate,
@@ -310,7 +315,7 @@ async fn event_of_a_shared_call_gets_the_outcome_of_its_position() {
     assert_eq!(outcomes, [new, full, seen, seen, new, full]);
 }
 
-/// Nobody is told "accepted" of a call that did not run, or whose answer does not say so of each.
+/// No request is accepted if the call did not run, or if its reply lacks an outcome for a request.
 #[tokio::test]
 async fn failure_of_a_shared_call_applies_to_all_requests() {
     let answers: [ReplyFunction; 3] = [
@@ -414,7 +419,7 @@ async fn shutdown_answers_accepted_requests_and_takes_no_more() {
     let wanted: Vec<_> = ids.iter().map(|id| (&mux, id.as_str())).collect();
     let asked = all(&batcher, &wanted);
     let stopped = async {
-        while batcher.jobs.capacity() == MAX_WAITING_REQUESTS {
+        while batcher.requests.capacity() == MAX_WAITING_REQUESTS {
             tokio::task::yield_now().await;
         }
         stop.cancel();

@@ -16,11 +16,11 @@ pub(super) struct PendingBodies(Arc<Mutex<PendingBodiesInner>>);
 
 #[derive(Debug, Default)]
 struct PendingBodiesInner {
-    next: u64,
+    next_id: u64,
     /// Evicted bodies that have not released their bytes yet.
-    leaving: usize,
+    evicting: usize,
     /// Bodies that wait for space; see [`PendingBodies::register_waiter`].
-    waiting: usize,
+    waiters: usize,
     bodies: BTreeMap<u64, PendingEntry>,
 }
 
@@ -28,7 +28,7 @@ struct PendingBodiesInner {
 struct PendingEntry {
     /// Bytes that the body holds.
     bytes: usize,
-    told: Arc<Notify>,
+    eviction: Arc<Notify>,
 }
 
 /// Counts as waiting for space until dropped.
@@ -38,44 +38,44 @@ pub(super) struct SpaceWaiter(PendingBodies);
 /// Registration of a pending body; removed when dropped.
 #[derive(Debug)]
 pub(super) struct PendingBody {
-    number: u64,
-    told: Arc<Notify>,
-    all: PendingBodies,
+    id: u64,
+    eviction: Arc<Notify>,
+    pending: PendingBodies,
 }
 
 impl PendingBodies {
     /// Registers a body as the youngest.
     pub(super) fn register(&self) -> PendingBody {
-        let told = Arc::new(Notify::new());
-        let mut all = self.lock();
-        let number = all.next;
-        all.next += 1;
-        all.bodies.insert(number, PendingEntry { bytes: 0, told: Arc::clone(&told) });
-        PendingBody { number, told, all: self.clone() }
+        let eviction = Arc::new(Notify::new());
+        let mut pending = self.lock();
+        let id = pending.next_id;
+        pending.next_id += 1;
+        pending.bodies.insert(id, PendingEntry { bytes: 0, eviction: Arc::clone(&eviction) });
+        PendingBody { id, eviction, pending: self.clone() }
     }
 
-    /// Evicts the oldest bodies until `bytes` are free, but none younger than `place`. Evicts
+    /// Evicts the oldest bodies until `bytes` are free, but none younger than `body`. Evicts
     /// nothing and returns false if that cannot succeed. Also returns true if space is about to be
     /// released.
-    pub(super) fn evict_for(&self, place: Option<&PendingBody>, bytes: usize) -> bool {
-        let mut all = self.lock();
-        let before = place.map_or(u64::MAX, |place| place.number);
+    pub(super) fn evict_for(&self, body: Option<&PendingBody>, bytes: usize) -> bool {
+        let mut pending = self.lock();
+        let before = body.map_or(u64::MAX, |body| body.id);
         let (mut freed, mut last) = (0, None);
-        for (number, one) in all.bodies.range(..before) {
+        for (id, entry) in pending.bodies.range(..before) {
             if freed >= bytes {
                 break;
             }
-            freed += one.bytes;
-            last = Some(*number);
+            freed += entry.bytes;
+            last = Some(*id);
         }
         let Some(last) = last.filter(|_| freed >= bytes) else {
             // Missing bytes may have been released meanwhile, or are about to be.
-            return bytes == 0 || all.leaving > 0 || all.waiting > 0;
+            return bytes == 0 || pending.evicting > 0 || pending.waiters > 0;
         };
-        let rest = all.bodies.split_off(&(last + 1));
-        for one in std::mem::replace(&mut all.bodies, rest).into_values() {
-            one.told.notify_one();
-            all.leaving += 1;
+        let rest = pending.bodies.split_off(&(last + 1));
+        for entry in std::mem::replace(&mut pending.bodies, rest).into_values() {
+            entry.eviction.notify_one();
+            pending.evicting += 1;
         }
         true
     }
@@ -83,7 +83,7 @@ impl PendingBodies {
     /// Registers a body that waits for space. Released bytes go to waiters piece by piece. They
     /// belong to no registered body until a waiter has all its bytes.
     pub(super) fn register_waiter(&self) -> SpaceWaiter {
-        self.lock().waiting += 1;
+        self.lock().waiters += 1;
         SpaceWaiter(self.clone())
     }
 
@@ -95,28 +95,28 @@ impl PendingBodies {
 impl PendingBody {
     /// Sets the number of bytes that this body holds.
     pub(super) fn set_held_bytes(&self, bytes: usize) {
-        if let Some(one) = self.all.lock().bodies.get_mut(&self.number) {
-            one.bytes = bytes;
+        if let Some(entry) = self.pending.lock().bodies.get_mut(&self.id) {
+            entry.bytes = bytes;
         }
     }
 
     /// Waits until this body is evicted.
     pub(super) async fn evicted(&self) {
-        self.told.notified().await;
+        self.eviction.notified().await;
     }
 }
 
 impl Drop for SpaceWaiter {
     fn drop(&mut self) {
-        self.0.lock().waiting -= 1;
+        self.0.lock().waiters -= 1;
     }
 }
 
 impl Drop for PendingBody {
     fn drop(&mut self) {
-        let mut all = self.all.lock();
-        if all.bodies.remove(&self.number).is_none() {
-            all.leaving -= 1;
+        let mut pending = self.pending.lock();
+        if pending.bodies.remove(&self.id).is_none() {
+            pending.evicting -= 1;
         }
     }
 }
@@ -127,11 +127,11 @@ mod tests {
 
     #[test]
     fn eviction_waits_while_space_is_being_released() {
-        let all = PendingBodies::default();
-        assert!(!all.evict_for(None, 1), "there is nothing to wait for");
-        let waiting = all.register_waiter();
-        assert!(all.evict_for(None, 1));
-        drop(waiting);
-        assert!(!all.evict_for(None, 1));
+        let pending = PendingBodies::default();
+        assert!(!pending.evict_for(None, 1), "there is nothing to wait for");
+        let waiters = pending.register_waiter();
+        assert!(pending.evict_for(None, 1));
+        drop(waiters);
+        assert!(!pending.evict_for(None, 1));
     }
 }

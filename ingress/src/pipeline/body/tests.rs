@@ -1,4 +1,4 @@
-//! Bounds of bodies, and who yields at them.
+//! Checks the bounds of bodies, and evictions.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -127,7 +127,7 @@ async fn body_that_stalls_times_out() {
     assert_eq!(
         body_reader.in_flight.available_permits(),
         100,
-        "what had arrived must be given back"
+        "the bytes that arrived must be released"
     );
 }
 
@@ -178,12 +178,12 @@ async fn whoever() {
     assert_eq!(body_reader.in_flight.available_permits(), 2);
     let whole = body_reader.read(&HeaderMap::new(), &mut payload(&["abc", "de"])).await.unwrap();
     assert_eq!(whole.bytes, "abcde");
-    assert!(matches!(oldest.await.unwrap(), Err(Error::Busy)), "the oldest had to go");
-    assert!(!younger.is_finished(), "one was enough");
-    // Nobody who is complete has to go; who comes when there is nobody else is refused.
+    assert!(matches!(oldest.await.unwrap(), Err(Error::Busy)), "the oldest body is evicted");
+    assert!(!younger.is_finished(), "one eviction is enough");
+    // A complete body is never evicted. A new one is refused if there is nothing to evict.
     let second = body_reader.read(&HeaderMap::new(), &mut payload(&["abcdef"])).await;
-    assert!(matches!(second, Err(Error::Busy)), "not even if all yielded there would be room");
-    assert!(!younger.is_finished(), "so nobody had to");
+    assert!(matches!(second, Err(Error::Busy)), "even evicting all would not free enough");
+    assert!(!younger.is_finished(), "so none is evicted");
     drop(whole);
     body_reader.read(&HeaderMap::new(), &mut payload(&["abcdef"])).await.unwrap();
     assert!(matches!(younger.await.unwrap(), Err(Error::BodyTimeout)));
@@ -209,7 +209,7 @@ async fn slow() {
     });
     tokio::task::yield_now().await;
     let younger = tokio::task::spawn_local(read_stalled(body_reader.clone(), b"abcd"));
-    assert!(matches!(older.await.unwrap(), Err(Error::Busy)), "it is the older one that has to go");
+    assert!(matches!(older.await.unwrap(), Err(Error::Busy)), "the older body is evicted");
     assert!(matches!(younger.await.unwrap(), Err(Error::BodyTimeout)));
     assert_eq!(body_reader.in_flight.available_permits(), 8);
 }

@@ -1,4 +1,4 @@
-//! Encoders are those of the vendors where there is one at hand; Brotli streams are written out.
+//! Uses the vendors' encoders where available. Brotli streams are written by hand.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -19,7 +19,7 @@ fn gzipped(body: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-/// A frame that does not say how long it is, as a streaming encoder writes it, with a window of 8 MiB.
+/// Returns a frame without its length, as a streaming encoder writes it, with a window of 8 MiB.
 fn zstd_streamed(body: &[u8]) -> Vec<u8> {
     let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), 19).unwrap();
     encoder.write_all(body).unwrap();
@@ -118,7 +118,7 @@ fn decompression_bomb_is_refused_within_the_bound() {
     }
 }
 
-/// A Brotli decoder makes room for what a block announces before it has decoded any of it.
+/// A Brotli decoder allocates the announced size of a block before it decodes the block.
 #[test]
 fn frame_that_announces_too_much_is_too_large() {
     let body: Vec<u8> =
@@ -163,7 +163,7 @@ fn stream_without_length_and_concatenated_frames_decode() {
     }
 }
 
-/// A body of few different bytes, which compresses well, or of any.
+/// Body of few different bytes, which compresses well, or of any bytes.
 fn body() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![
         proptest::collection::vec(any::<u8>(), 0..3000),
@@ -177,7 +177,8 @@ proptest! {
     #[test]
     fn decode_inverts_encode_or_is_too_large(body in body(), max in 0_usize..40_000) {
         for coding in ALL {
-            let expected = if body.len() <= max { Ok(body.clone()) } else { Err(ContentDecodeError::TooLarge) };
+            let fits = body.len() <= max;
+            let expected = if fits { Ok(body.clone()) } else { Err(ContentDecodeError::TooLarge) };
             prop_assert_eq!(coding.decode(&encoded(coding, &body), max), expected, "{:?}", coding);
         }
     }
@@ -198,7 +199,7 @@ proptest! {
             for wire in [&noise, &wire] {
                 if let Ok(decoded) = coding.decode(wire, max) {
                     prop_assert!(decoded.len() <= max);
-                    prop_assert!(decoded.capacity() <= max.max(64), "no more is kept than was decoded");
+                    prop_assert!(decoded.capacity() <= max.max(64), "excess capacity is released");
                 }
             }
         }

@@ -11,7 +11,7 @@ use shared::signature::{Credential, Keys, Secret, verify};
 
 use super::*;
 
-/// See `generate.py` beside them.
+/// `generate.py` beside the fixtures describes their form.
 const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures");
 
 #[derive(Deserialize)]
@@ -42,7 +42,7 @@ struct FixtureExpectation {
     occurred_at: Option<Millis>,
     marker: Option<String>,
     delivery_id: Option<String>,
-    /// Where it is not the request's.
+    /// Body of the event, if it is not the request's.
     body: Option<String>,
 }
 
@@ -119,7 +119,7 @@ fn identify_reads_every_known_event() {
             identified.insert(fixture.platform.clone());
         }
     }
-    // GitHub's events have no id of their own that could be known beforehand.
+    // GitHub's events have no id that is known in advance.
     let providers =
         "twitch standard-webhooks cloudflare-stream cloudflare-live livepeer zoom stripe slack";
     for platform in ["mux", "livekit", "generic", "netflix", "realcast", "streamgank"]
@@ -130,7 +130,7 @@ fn identify_reads_every_known_event() {
     }
 }
 
-/// A platform whose requests need no more than the secret in a header.
+/// Platform whose requests only need the secret in a header.
 struct AcmePlatform {
     registry: Registry,
 }
@@ -139,7 +139,8 @@ impl AcmePlatform {
     fn new(event: &str) -> Self {
         let text = format!(
             "[platforms.acme]\nsecrets = ['env:S']\naliases = ['acme-live']\n\
-             signature = {{ scheme = 'shared-secret', header = 'x-secret' }}\n[platforms.acme.event]\n{event}"
+             signature = {{ scheme = 'shared-secret', header = 'x-secret' }}\n\
+             [platforms.acme.event]\n{event}"
         );
         Self {
             registry: Registry::from_text("p.toml", &text)
@@ -187,7 +188,8 @@ impl AcmePlatform {
 
 fn acme() -> AcmePlatform {
     AcmePlatform::new(
-        "id = ['/id', '/data/id']\ntype = ['/kind', '/event']\ntime = ['/at', '/data/at']\nignore = ['/retry']",
+        "id = ['/id', '/data/id']\ntype = ['/kind', '/event']\ntime = ['/at', '/data/at']\n\
+         ignore = ['/retry']",
     )
 }
 
@@ -295,7 +297,7 @@ fn unusable_id_falls_back_to_the_content_hash() {
         json!("x".repeat(257)),
     ];
     let found: BTreeSet<String> = ids.into_iter().map(by_content).collect();
-    assert_eq!(found.len(), 8, "each is another content");
+    assert_eq!(found.len(), 8, "all contents differ");
     assert_eq!(acme.event(&json!({"kind": "x", "id": "x".repeat(256)})).event_id.len(), 256);
     assert_eq!(acme.event(&json!({"kind": "x", "id": 12.50})).event_id, "12.5");
 }
@@ -328,7 +330,8 @@ fn body_that_names_another_platform_is_refused() {
 #[test]
 fn schema_violation_is_refused_by_path() {
     let acme = AcmePlatform::new(
-        "type = '/kind'\ntime = '/at'\nschema = { required = ['n'], properties = { n = { type = 'integer' } } }",
+        "type = '/kind'\ntime = '/at'\n\
+         schema = { required = ['n'], properties = { n = { type = 'integer' } } }",
     );
     acme.event(&json!({"kind": "a", "n": 1}));
     let refusal = acme.refusal(&json!({"kind": "a", "n": "personal"}));
@@ -356,7 +359,8 @@ fn repeatable_events_without_id_and_time_are_distinct() {
 #[test]
 fn unsigned_headers_decide_only_a_declared_type() {
     let acme = AcmePlatform::new(
-        "type = 'header:x-type'\nunsigned = ['type']\ntime = '/at'\ndelivery_id = ['header:x-delivery', '/n']",
+        "type = 'header:x-type'\nunsigned = ['type']\ntime = '/at'\n\
+         delivery_id = ['header:x-delivery', '/n']",
     );
     let body = br#"{"at":1733738400,"n":5}"#;
     let event = acme.with(body, &[("X-Type", "push"), ("X-Delivery", "d-1")]).unwrap();
@@ -372,7 +376,7 @@ fn unsigned_headers_decide_only_a_declared_type() {
         assert_eq!(
             event.delivery_id.as_deref(),
             Some("5"),
-            "an unusable one leaves the next place"
+            "an unusable value falls through to the next pointer"
         );
     }
 }
@@ -399,17 +403,21 @@ fn traceparent_is_kept_if_it_is_valid() {
     }
 }
 
-/// The type stands outside the list, everything else in it.
+/// The type is outside the list, all other members are in it.
 fn batches() -> AcmePlatform {
     AcmePlatform::new(
-        "batch = '/all/list'\nid = ['/all/list/id', '/id']\ntype = ['/all/list/kind', '/kind']\ntime = '/at'\n\
-         platform = '/all/list/from'\nschema = { properties = { all = { properties = { list = { required = ['n'] } } } } }",
+        "batch = '/all/list'\nid = ['/all/list/id', '/id']\ntype = ['/all/list/kind', '/kind']\n\
+         time = '/at'\nplatform = '/all/list/from'\n\
+         schema = { properties = { all = { properties = { list = { required = ['n'] } } } } }",
     )
 }
 
 #[test]
 fn batch_element_is_an_event_with_the_request_around_it() {
-    let text = r#" {"kind":"x", "all" : {"a":[1.50], "list" :[ {"id":"1","n":1e1} ,{"n":-0,"id":2}], "z":"\u00e9"} } "#;
+    let text = concat!(
+        r#" {"kind":"x", "all" : {"a":[1.50], "list" :[ "#,
+        r#"{"id":"1","n":1e1} ,{"n":-0,"id":2}], "z":"\u00e9"} } "#
+    );
     let events = batches().batch(text);
     let bodies: Vec<&[u8]> = events.iter().map(|event| &event.body[..]).collect();
     assert_eq!(
@@ -426,7 +434,7 @@ fn batch_element_is_an_event_with_the_request_around_it() {
     assert!(
         events.iter().all(|event| event.marker == Some(marker_digest("acme", &event.event_id)))
     );
-    // What is queued is read as it was: an edited replay finds the same event.
+    // The queued body is identified likewise, so an edited replay finds the same event.
     for event in events {
         assert_eq!(batches().with(&event.body, &[]).unwrap().event_id, event.event_id);
     }
@@ -437,22 +445,22 @@ fn batch_elements_have_distinct_ids() {
     let ids = |text: &str| {
         batches().batch(text).into_iter().map(|event| event.event_id).collect::<Vec<_>>()
     };
-    // The message's id stands outside the list.
+    // The message's id is outside the list.
     assert_eq!(
         ids(r#"{"kind":"x","id":"m","all":{"list":[{"n":1},{"n":1},{"n":1,"id":"own"}]}}"#),
         ["m#0", "m#1", "own"]
     );
-    // Nothing has an id: what they say, wherever they stand.
+    // Without any id, the content identifies an element, wherever it is.
     let one = ids(r#"{"kind":"x","all":{"list":[{"n":1},{"n":2}]}}"#);
     assert_eq!((one[0].len(), one[0] == one[1]), (64, false));
     assert_eq!(
         ids(r#"{"all":{"list":[{"n":2}, {"n":1}]},"kind":"x"}"#),
         [one[1].as_str(), &one[0]]
     );
-    // An unusable id of its own is as good as none.
+    // An unusable id counts as absent.
     let unusable = ids(r#"{"kind":"x","id":"m","all":{"list":[{"n":1,"id":{}},{"n":1,"id":""}]}}"#);
     assert_eq!(unusable, ["m#0", "m#1"]);
-    // With its position it would be too long.
+    // With the position appended, the id would be too long.
     let long = format!(r#"{{"kind":"x","id":"{}","all":{{"list":[{{"n":1}}]}}}}"#, "m".repeat(255));
     assert_eq!(ids(&long)[0].len(), 64);
 }
@@ -508,7 +516,7 @@ fn batch_is_bounded_in_events_and_bytes() {
     let large = "/all/list: more than 128 events, or 2097152 bytes of them, at once";
     assert_eq!(batches().batch(&of(MAX_BATCH_EVENTS, 10).to_string()).len(), MAX_BATCH_EVENTS);
     assert_eq!(batches().refusal(&of(MAX_BATCH_EVENTS + 1, 10)), large);
-    // Each event carries what stands around the list: the sum is what counts.
+    // Each event carries the text around the list, so the sum counts.
     let around = MAX_BATCH_BYTES / 8 - 60;
     assert!(
         batches()
@@ -525,9 +533,9 @@ fn batch_is_bounded_in_events_and_bytes() {
 fn body_that_is_a_list_is_a_batch_if_declared() {
     let acme = AcmePlatform::new("batch = ''\nid = '/id'\ntype = '/kind'\ntime = '/at'");
     let events = acme.batch(r#" [{"kind":"a","id":"1"}, {"kind":"b","at":1733738400}] "#);
-    let told: Vec<_> =
+    let received: Vec<_> =
         events.iter().map(|event| (event.event_type.as_str(), event.occurred_at.known())).collect();
-    assert_eq!(told, [("a", None), ("b", Some(1_733_738_400_000))]);
+    assert_eq!(received, [("a", None), ("b", Some(1_733_738_400_000))]);
     assert_eq!(events[0].body, br#" {"kind":"a","id":"1"} "#.as_slice());
     assert_eq!(
         acme.refusal(&json!([{"kind": "a"}, {}])),
@@ -553,7 +561,7 @@ fn tree() -> impl Strategy<Value = Value> {
     })
 }
 
-/// The same value with the members in the opposite order and blanks between everything.
+/// Returns the same value with the members in reverse order and spaces between all tokens.
 fn respell(value: &Value) -> String {
     match value {
         Value::Array(items) => {
@@ -586,11 +594,14 @@ fn content_hash_equals_for_equal_content_only() {
 #[test]
 fn identify_never_panics() {
     let acme = AcmePlatform::new("batch = '/e'\nid = '/id'\ntype = '/kind'\ntime = '/at'");
-    proptest!(|(body in prop_oneof![prop::collection::vec(any::<u8>(), 0..60), "[{}\\[\\]\":,kind0-9e.\\\\ ]{0,40}".prop_map(String::into_bytes)])| {
+    let json_like = "[{}\\[\\]\":,kind0-9e.\\\\ ]{0,40}".prop_map(String::into_bytes);
+    let bodies = prop_oneof![prop::collection::vec(any::<u8>(), 0..60), json_like];
+    proptest!(|(body in bodies)| {
         let Ok(found) = acme.identified(&body, &[]) else { return Ok(()) };
         for event in found.events() {
             prop_assert!(!event.event_id.is_empty() && event.event_id.len() <= MAX_EVENT_ID_BYTES);
-            prop_assert!(!event.event_type.is_empty() && event.event_type.len() <= MAX_EVENT_TYPE_BYTES);
+            prop_assert!(!event.event_type.is_empty());
+            prop_assert!(event.event_type.len() <= MAX_EVENT_TYPE_BYTES);
         }
     });
 }
@@ -600,7 +611,10 @@ fn body_in_another_charset_keeps_its_bytes() {
     let acme = acme();
     let plain = acme.event_of(br#"{"kind":"x","a":1}"#);
     let marked = acme.event_of(b"\xef\xbb\xbf{\"kind\":\"x\",\"a\":1}\0");
-    assert_eq!(marked.event_id, plain.event_id, "neither a mark nor a NUL behind it is content");
+    assert_eq!(
+        marked.event_id, plain.event_id,
+        "a byte order mark or a trailing NUL does not count"
+    );
     assert_eq!(marked.body, b"\xef\xbb\xbf{\"kind\":\"x\",\"a\":1}\0".as_slice());
     let odd: [&[u8]; 5] = [
         br#"{"kind":"x","a":"\ud83d"}"#,
@@ -610,11 +624,14 @@ fn body_in_another_charset_keeps_its_bytes() {
         b"{\"kind\":\"x\",\"a\":\"\xe8\"}",
     ];
     let ids: BTreeSet<String> = odd.iter().map(|body| acme.event_of(body).event_id).collect();
-    assert_eq!(ids.len(), odd.len(), "other bytes are another event");
+    assert_eq!(ids.len(), odd.len(), "different bytes are different events");
     let by_id =
         |half: &str| acme.event_of(format!(r#"{{"kind":"x","id":"m{half}"}}"#).as_bytes()).event_id;
     assert_ne!(by_id("\\ud83d"), by_id("\\ud83e"));
-    assert_eq!(by_id("\u{fffd}"), "m\u{fffd}", "an id that was sent so");
+    assert_eq!(by_id("\u{fffd}"), "m\u{fffd}", "the id was sent with this character");
     let next = acme.event_of(b"{\"kind\":\"x\",\"id\":\"m\xe9\",\"data\":{\"id\":\"next\"}}");
-    assert_eq!(next.event_id, "next", "an id in which a byte was replaced hides no other place");
+    assert_eq!(
+        next.event_id, "next",
+        "an id with a replaced byte falls through to the next pointer"
+    );
 }

@@ -52,15 +52,15 @@ const MAX_CONCURRENT_READS: usize = 64;
 /// All waiters of this replica; cheap to clone.
 #[derive(Clone)]
 pub(crate) struct WaiterRegistry {
-    room: Arc<WaiterRegistryInner>,
+    registry: Arc<WaiterRegistryInner>,
 }
 
 struct WaiterRegistryInner {
     channel: String,
-    most: usize,
+    bound: usize,
     queue: Queue,
     stop: CancellationToken,
-    seats: Mutex<WaiterSlots>,
+    slots: Mutex<WaiterSlots>,
     metrics: WaiterMetrics,
 }
 
@@ -68,24 +68,24 @@ struct WaiterRegistryInner {
 struct WaiterSlots {
     /// Waiters by platform and event. Several only while one is not yet known to be a duplicate.
     by_event: HashMap<String, Vec<WaiterSlot>>,
-    taken: usize,
-    numbers: u64,
+    count: usize,
+    next_number: u64,
 }
 
 struct WaiterSlot {
     number: u64,
     target: Arc<IngestTarget>,
     /// `None` once the result was delivered.
-    tell: Option<oneshot::Sender<ReplyOutcome>>,
+    deliver: Option<oneshot::Sender<ReplyOutcome>>,
 }
 
 /// Registration of a waiting request; removed when dropped.
 pub(crate) struct ResultWaiter {
-    room: Arc<WaiterRegistryInner>,
+    registry: Arc<WaiterRegistryInner>,
     target: Arc<IngestTarget>,
     event_id: String,
     number: u64,
-    told: oneshot::Receiver<ReplyOutcome>,
+    receiver: oneshot::Receiver<ReplyOutcome>,
     until: Instant,
     wait: Duration,
 }
@@ -96,12 +96,14 @@ fn key(platform: &str, event_id: &str) -> String {
 }
 
 impl WaiterRegistry {
-    /// Creates a registry for at most `most` waiters, until `stop`. Results arrive only after
+    /// Creates a registry for at most `bound` waiters, until `stop`. Results arrive only after
     /// [`Self::listen`].
-    pub(crate) fn new(queue: Queue, most: usize, stop: CancellationToken) -> Self {
+    pub(crate) fn new(queue: Queue, bound: usize, stop: CancellationToken) -> Self {
         let channel = reply_channel(Uuid::new_v4());
-        let (seats, metrics) = (Mutex::default(), WaiterMetrics::new());
-        Self { room: Arc::new(WaiterRegistryInner { channel, most, queue, stop, seats, metrics }) }
+        let (slots, metrics) = (Mutex::default(), WaiterMetrics::new());
+        Self {
+            registry: Arc::new(WaiterRegistryInner { channel, bound, queue, stop, slots, metrics }),
+        }
     }
 
     /// Subscribes to results until `stop`, on this runtime.
@@ -114,12 +116,12 @@ impl WaiterRegistry {
         cluster: bool,
         stop: CancellationToken,
     ) -> Result<(), RedisUrlError> {
-        let subscription = ChannelSubscription::new(url, cluster, self.room.channel.clone())?;
-        let room = Arc::clone(&self.room);
+        let subscription = ChannelSubscription::new(url, cluster, self.registry.channel.clone())?;
+        let registry = Arc::clone(&self.registry);
         tokio::spawn(subscription.run(stop, move |heard| match heard {
-            SubscriptionEvent::Listening => drop(tokio::spawn(Arc::clone(&room).catch_up())),
+            SubscriptionEvent::Listening => drop(tokio::spawn(Arc::clone(&registry).catch_up())),
             SubscriptionEvent::Message(text) => match EventReply::decode(&text) {
-                Ok(reply) => room.tell(reply),
+                Ok(reply) => registry.deliver(reply),
                 Err(error) => {
                     tracing::warn!(%error, "published message is not a result; ignoring it")
                 }
@@ -129,8 +131,8 @@ impl WaiterRegistry {
     }
 
     /// Registers a waiter for the result of `events` if the sender or the definition asks for it,
-    /// and marks the event. Returns `None` if nobody asked, for a batch, for a paused platform, at
-    /// the bound, or during a shutdown.
+    /// and marks the event. Otherwise returns `None`, also for a batch, for a paused platform, at the
+    /// bound, and during a shutdown.
     pub(crate) fn register(
         &self,
         target: &Arc<IngestTarget>,
@@ -142,82 +144,82 @@ impl WaiterRegistry {
             None => target.platform.wait?,
         };
         let Identified::One(event) = events else { return None };
-        if wait.is_zero() || target.platform.paused || self.room.stop.is_cancelled() {
+        if wait.is_zero() || target.platform.paused || self.registry.stop.is_cancelled() {
             return None;
         }
-        let waiter = self.room.seat(target, &event.event_id, wait)?;
-        event.reply_to = Some(self.room.channel.clone());
+        let waiter = self.registry.slot(target, &event.event_id, wait)?;
+        event.reply_to = Some(self.registry.channel.clone());
         Some(waiter)
     }
 
     /// Delivers a result as if it had been published.
     #[cfg(test)]
-    pub(crate) fn tell(&self, reply: EventReply) {
-        self.room.tell(reply);
+    pub(crate) fn deliver(&self, reply: EventReply) {
+        self.registry.deliver(reply);
     }
 
     /// Returns the number of waiters.
     #[cfg(test)]
-    pub(crate) fn taken(&self) -> usize {
-        self.room.seats().taken
+    pub(crate) fn count(&self) -> usize {
+        self.registry.slots().count
     }
 }
 
 impl WaiterRegistryInner {
-    fn seats(&self) -> MutexGuard<'_, WaiterSlots> {
-        self.seats.lock().unwrap_or_else(PoisonError::into_inner)
+    fn slots(&self) -> MutexGuard<'_, WaiterSlots> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn seat(
+    fn slot(
         self: &Arc<Self>,
         target: &Arc<IngestTarget>,
         event_id: &str,
         wait: Duration,
     ) -> Option<ResultWaiter> {
-        let (tell, told) = oneshot::channel();
-        let mut seats = self.seats();
-        if seats.taken >= self.most {
+        let (deliver, receiver) = oneshot::channel();
+        let mut slots = self.slots();
+        if slots.count >= self.bound {
             return None;
         }
-        seats.taken += 1;
-        seats.numbers += 1;
-        let number = seats.numbers;
-        let seat = WaiterSlot { number, target: Arc::clone(target), tell: Some(tell) };
-        seats.by_event.entry(key(target.platform.name.as_str(), event_id)).or_default().push(seat);
-        drop(seats);
+        slots.count += 1;
+        slots.next_number += 1;
+        let number = slots.next_number;
+        let slot = WaiterSlot { number, target: Arc::clone(target), deliver: Some(deliver) };
+        slots.by_event.entry(key(target.platform.name.as_str(), event_id)).or_default().push(slot);
+        drop(slots);
         self.metrics.entered();
         Some(ResultWaiter {
-            room: Arc::clone(self),
+            registry: Arc::clone(self),
             target: Arc::clone(target),
             event_id: event_id.to_owned(),
             number,
-            told,
+            receiver,
             until: Instant::now() + wait,
             wait,
         })
     }
 
     /// Delivers a result to all waiters of its event. They remove themselves.
-    fn tell(&self, reply: EventReply) {
-        let mut seats = self.seats();
-        let Some(waiting) = seats.by_event.get_mut(&key(&reply.platform, &reply.event_id)) else {
+    fn deliver(&self, reply: EventReply) {
+        let mut slots = self.slots();
+        let Some(waiting) = slots.by_event.get_mut(&key(&reply.platform, &reply.event_id)) else {
             return;
         };
-        for tell in waiting.iter_mut().filter_map(|seat| seat.tell.take()) {
+        for deliver in waiting.iter_mut().filter_map(|slot| slot.deliver.take()) {
             // The waiter may be gone.
-            let _ = tell.send(reply.outcome.clone());
+            let _ = deliver.send(reply.outcome.clone());
         }
     }
 
     fn leave(&self, platform: &str, event_id: &str, number: u64) {
         let key = key(platform, event_id);
-        let mut seats = self.seats();
-        if let Some(waiting) = seats.by_event.get_mut(&key) {
-            waiting.retain(|seat| seat.number != number);
+        let mut slots = self.slots();
+        if let Some(waiting) = slots.by_event.get_mut(&key) {
+            waiting.retain(|slot| slot.number != number);
             if waiting.is_empty() {
-                seats.by_event.remove(&key);
+                slots.by_event.remove(&key);
             }
-            seats.taken -= 1;
+            slots.count -= 1;
             self.metrics.left();
         }
     }
@@ -229,7 +231,11 @@ impl WaiterRegistryInner {
             match self.queue.stored_reply(&target.queue, event_id).await {
                 Ok(stored) => return stored,
                 Err(fault) => {
-                    tracing::debug!(platform = %target.platform.name, error = %fault.error(), "cannot read the stored result; retrying");
+                    tracing::debug!(
+                        platform = %target.platform.name,
+                        error = %fault.error(),
+                        "cannot read the stored result; retrying"
+                    );
                 }
             }
             sleep(FAILURE_PAUSE).await;
@@ -239,11 +245,11 @@ impl WaiterRegistryInner {
     /// Reads results that were published without a subscription.
     async fn catch_up(self: Arc<Self>) {
         let waiting: Vec<(Arc<IngestTarget>, String)> = {
-            let seats = self.seats();
+            let slots = self.slots();
             let event_id = |key: &str| {
                 key.split_once(':').map_or(String::new(), |(_, event_id)| event_id.to_owned())
             };
-            seats
+            slots
                 .by_event
                 .iter()
                 .filter_map(|(key, waiting)| {
@@ -251,13 +257,13 @@ impl WaiterRegistryInner {
                 })
                 .collect()
         };
-        let room = &self;
+        let registry = &self;
         stream::iter(waiting)
             .for_each_concurrent(MAX_CONCURRENT_READS, async |(target, event_id)| {
                 if let Ok(Some(reply)) =
-                    timeout(CATCH_UP_TIMEOUT, room.stored(&target, &event_id)).await
+                    timeout(CATCH_UP_TIMEOUT, registry.stored(&target, &event_id)).await
                 {
-                    room.tell(reply);
+                    registry.deliver(reply);
                 }
             })
             .await;
@@ -274,22 +280,22 @@ impl ResultWaiter {
     pub(crate) async fn outcome(&mut self) -> Option<ReplyOutcome> {
         tokio::select! {
             biased;
-            told = &mut self.told => told.ok(),
-            () = self.room.stop.cancelled() => None,
+            receiver = &mut self.receiver => receiver.ok(),
+            () = self.registry.stop.cancelled() => None,
             () = sleep_until(self.until) => self.stored().await,
         }
     }
 
     /// Returns the stored result of the event, if any.
     pub(crate) async fn stored(&self) -> Option<ReplyOutcome> {
-        let look = self.room.stored(&self.target, &self.event_id);
+        let look = self.registry.stored(&self.target, &self.event_id);
         timeout(FINAL_READ_TIMEOUT, look).await.ok().flatten().map(|reply| reply.outcome)
     }
 }
 
 impl Drop for ResultWaiter {
     fn drop(&mut self) {
-        self.room.leave(self.target.platform.name.as_str(), &self.event_id, self.number);
+        self.registry.leave(self.target.platform.name.as_str(), &self.event_id, self.number);
     }
 }
 

@@ -199,7 +199,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn prefer_parser_terminates_on_any_value(value in proptest::collection::vec(0x20_u8..=0x7e, 0..40)) {
+        fn prefer_parser_terminates_on_any_value(
+            value in proptest::collection::vec(0x20_u8..=0x7e, 0..40),
+        ) {
             asked(&[&value]);
         }
     }

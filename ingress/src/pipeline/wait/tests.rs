@@ -17,14 +17,14 @@ use crate::testing::{MAX_BODY, MAX_WAITERS, MemoryQueue, TestIngress, sign};
 
 const SOON: Duration = Duration::from_secs(10);
 
-/// What a request was answered: status, `Preference-Applied`, body.
+/// Response: status, `Preference-Applied`, body.
 type WaitedResponse = (u16, Option<String>, Value);
 
 fn body(n: u32) -> String {
     json!({"event_type": "content_added", "payload": {"content_id": n.to_string()}}).to_string()
 }
 
-/// A genuine request to `platform`.
+/// Returns a signed request to `platform`.
 fn request(platform: &str, n: u32, prefer: Option<&str>) -> TestRequest {
     let body = body(n);
     let signature = format!("sha256={}", sign(body.as_bytes()));
@@ -61,11 +61,11 @@ impl TestIngress {
         }
     }
 
-    /// Tells who waits for the `n`-th queued event.
-    async fn tell(&self, platform: &str, n: usize, outcome: ReplyOutcome) {
+    /// Delivers a result to the waiter of the `n`-th queued event.
+    async fn deliver(&self, platform: &str, n: usize, outcome: ReplyOutcome) {
         self.queued(n + 1).await;
         let event_id = self.memory.events()[n].event_id.clone();
-        self.waiters().tell(EventReply { platform: platform.to_owned(), event_id, outcome });
+        self.waiters().deliver(EventReply { platform: platform.to_owned(), event_id, outcome });
     }
 }
 
@@ -84,22 +84,22 @@ async fn waiting_request_gets_the_result() {
         ("wait=999", "wait=30"),
     ]) {
         let asked = fixture.seen(request("acme-live", n, Some(prefer)));
-        let (seen, ()) = tokio::join!(asked, fixture.tell("acme", n as usize, done()));
+        let (seen, ()) = tokio::join!(asked, fixture.deliver("acme", n as usize, done()));
         let expected = json!({"success": true, "results": {"action": "recorded", "room_id": null}});
         assert_eq!(seen, (200, Some(applied.to_owned()), expected));
     }
-    assert_eq!(fixture.waiters().taken(), 0);
+    assert_eq!(fixture.waiters().count(), 0);
 }
 
-/// A worker may be done before the enqueueing call is answered.
+/// A worker may finish before the enqueue call is answered.
 #[actix_web::test]
 async fn result_before_the_wait_is_not_missed() {
     let waiters: Arc<OnceLock<WaiterRegistry>> = Arc::default();
-    let told = Arc::clone(&waiters);
+    let registry = Arc::clone(&waiters);
     let fixture = TestIngress::over(MemoryQueue::answering(move |target, events| {
         for event in events {
             let (platform, event_id) = (target.platform.name.to_string(), event.event_id.clone());
-            told.get().unwrap().tell(EventReply { platform, event_id, outcome: done() });
+            registry.get().unwrap().deliver(EventReply { platform, event_id, outcome: done() });
         }
         Ok(vec![Enqueued::Accepted; events.len()])
     }));
@@ -114,7 +114,7 @@ async fn dead_letter_is_answered_with_the_event_id() {
     let fixture = TestIngress::new();
     let asked = fixture.seen(request("acme", 0, Some("wait=20")));
     let dead = ReplyOutcome::Dead("store_rejected".to_owned());
-    let ((status, applied, mut body), ()) = tokio::join!(asked, fixture.tell("acme", 0, dead));
+    let ((status, applied, mut body), ()) = tokio::join!(asked, fixture.deliver("acme", 0, dead));
     let erresid = body["erresid"].take();
     assert_eq!(erresid.as_str().map(str::len), Some(12));
     assert_eq!((status, applied.as_deref()), (200, Some("wait=20")));
@@ -135,7 +135,7 @@ async fn dead_letter_is_answered_with_the_event_id() {
 async fn result_of_another_platform_is_ignored() {
     let fixture = TestIngress::new();
     let asked = fixture.seen(request("acme", 0, Some("wait=1")));
-    let ((status, applied, body), ()) = tokio::join!(asked, fixture.tell("busy", 0, done()));
+    let ((status, applied, body), ()) = tokio::join!(asked, fixture.deliver("busy", 0, done()));
     assert_eq!((status, applied, &body["status"]), (202, None, &json!("accepted")));
 }
 
@@ -143,11 +143,15 @@ async fn result_of_another_platform_is_ignored() {
 async fn definition_wait_applies_without_a_header() {
     let fixture = TestIngress::new();
     let asked = fixture.seen(request("waiting", 0, None));
-    let ((status, applied, _), ()) = tokio::join!(asked, fixture.tell("waiting", 0, done()));
+    let ((status, applied, _), ()) = tokio::join!(asked, fixture.deliver("waiting", 0, done()));
     assert_eq!((status, applied.as_deref()), (200, Some("wait=2")));
     let asked = fixture.seen(request("waiting", 1, Some("wait=7")));
-    let ((status, applied, _), ()) = tokio::join!(asked, fixture.tell("waiting", 1, done()));
-    assert_eq!((status, applied.as_deref()), (200, Some("wait=7")), "who asks has the last word");
+    let ((status, applied, _), ()) = tokio::join!(asked, fixture.deliver("waiting", 1, done()));
+    assert_eq!(
+        (status, applied.as_deref()),
+        (200, Some("wait=7")),
+        "the header overrides the definition"
+    );
 }
 
 #[actix_web::test]
@@ -187,7 +191,7 @@ async fn wait_timeout_is_answered_as_queued() {
     let waited = begun.elapsed();
     assert!((Duration::from_secs(1)..Duration::from_secs(3)).contains(&waited), "{waited:?}");
     assert_eq!(fixture.memory.events()[0].reply_to, Some(fixture.waiters().room.channel.clone()));
-    assert_eq!(fixture.waiters().taken(), 0);
+    assert_eq!(fixture.waiters().count(), 0);
 }
 
 #[actix_web::test]
@@ -207,7 +211,7 @@ async fn duplicate_does_not_take_the_result_of_the_first() {
     let second = async {
         fixture.queued(1).await;
         let seen = fixture.seen(request("acme", 0, Some("wait=20"))).await;
-        fixture.tell("acme", 0, done()).await;
+        fixture.deliver("acme", 0, done()).await;
         seen
     };
     let (first, second) = tokio::join!(first, second);
@@ -229,14 +233,14 @@ async fn waiters_are_bounded_and_a_hang_up_frees_a_slot() {
         context.waker().wake_by_ref();
         if all { Poll::Ready(()) } else { Poll::Pending }
     });
-    timeout(SOON, all_wait).await.expect("all of them wait");
-    assert_eq!(fixture.waiters().taken(), MAX_WAITERS);
+    timeout(SOON, all_wait).await.expect("all requests wait");
+    assert_eq!(fixture.waiters().count(), MAX_WAITERS);
     let (status, _, body) = fixture.seen(request("acme", 10, Some("wait=30"))).await;
     assert_eq!((status, &body["status"]), (202, &json!("accepted")));
     waiting.pop();
-    assert_eq!(fixture.waiters().taken(), MAX_WAITERS - 1);
+    assert_eq!(fixture.waiters().count(), MAX_WAITERS - 1);
     let asked = fixture.seen(request("acme", 11, Some("wait=30")));
-    let ((status, ..), ()) = tokio::join!(asked, fixture.tell("acme", MAX_WAITERS + 1, done()));
+    let ((status, ..), ()) = tokio::join!(asked, fixture.deliver("acme", MAX_WAITERS + 1, done()));
     assert_eq!(status, 200);
 }
 
@@ -255,7 +259,7 @@ async fn waiting_request_holds_no_body() {
         if free && fixture.memory.events().len() == 1 { Poll::Ready(()) } else { Poll::Pending }
     });
     timeout(SOON, free).await.expect("the body's bytes are free again");
-    assert_eq!(fixture.waiters().taken(), 1);
+    assert_eq!(fixture.waiters().count(), 1);
 }
 
 #[actix_web::test]

@@ -17,7 +17,7 @@ fn keys() -> Arc<Keys> {
     Arc::new(Keys::Secrets(vec![Secret::new("a secret")]))
 }
 
-/// `base` and a platform `shop` that is registered as `definition`.
+/// Returns `base` with a platform `shop` that is registered as `definition`.
 fn registered(base: &Registry, definition: &str) -> Arc<Platform> {
     Arc::new(base.registered(&name("shop"), toml(definition)).unwrap())
 }
@@ -50,7 +50,7 @@ fn registered_platforms_override_those_of_the_start() {
     let found = current.find("store").unwrap();
     assert!(Arc::ptr_eq(&found, &current.find("shop").unwrap()));
     assert!(Arc::ptr_eq(found.keys.as_ref().unwrap(), &keys["shop"]));
-    assert!(current.find("acme").unwrap().keys.is_some(), "what it began with still is verified");
+    assert!(current.find("acme").unwrap().keys.is_some(), "platforms of the start keep their keys");
     assert!(Arc::ptr_eq(current.find("mux").unwrap().keys.as_ref().unwrap(), &keys["mux"]));
     assert!(current.configured().contains(&name("shop")));
 
@@ -86,7 +86,7 @@ fn unchanged_targets_and_their_limiters_are_kept() {
     assert!(!Arc::ptr_eq(&first, &second) && Arc::ptr_eq(second.keys.as_ref().unwrap(), &new));
     assert_eq!(limiter(&first), limiter(&second));
     let (third, _) = apply(3, "rate_limit = 6", &new);
-    assert_ne!(limiter(&second), limiter(&third), "another limit, another shield");
+    assert_ne!(limiter(&second), limiter(&third), "another limit gets another limiter");
 }
 
 #[test]
@@ -109,7 +109,7 @@ async fn unknown_platform_is_unsupported_only_after_a_read() {
             CancellationToken::new(),
         ))
     });
-    assert!(current.resolve("acme", &gate).await.is_ok(), "what is known needs no look");
+    assert!(current.resolve("acme", &gate).await.is_ok(), "a known platform needs no read");
     assert!(matches!(current.resolve("shop", &gate).await, Err(Error::QueueUnavailable(_))));
     for never in ["Shop", "", "a b", "-a"] {
         assert!(
