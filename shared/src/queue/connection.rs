@@ -7,7 +7,8 @@
 //! - After a failure every later call reconnects, at most once per [`FAILURE_PAUSE`] for all
 //!   callers together. A call that could not connect returns [`CallError::NotRun`]
 //!   (`calls_without_redis_fail_fast`).
-//! - Only a call that certainly did not run is sent again (`call_that_may_have_run_is_not_repeated`).
+//! - Only a call that certainly did not run is sent again
+//!   (`call_that_may_have_run_is_not_repeated`).
 //! - On a cluster every call goes to the node that serves its key, also after the slot has moved
 //!   (`slot_migration_under_load_loses_nothing`).
 

@@ -10,8 +10,7 @@
 //!   (`group_beyond_the_backlog_leaves_nothing`).
 //! - Platforms in one call do not affect each other's outcomes
 //!   (`section_with_damaged_keys_harms_no_other`).
-//! - A call holds at most [`MAX_BATCH_EVENTS`] events
-//!   (`batch_above_the_maximum_is_not_sent`).
+//! - A call holds at most [`MAX_BATCH_EVENTS`] events (`batch_above_the_maximum_is_not_sent`).
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};

@@ -10,8 +10,7 @@
 //!
 //! - A change applies to the version that its caller has read, or fails with
 //!   [`ChangeOutcome::Conflict`] (`registration_change_needs_the_version_it_was_based_on`).
-//! - The number of fields is bounded
-//!   (`registrations_are_bounded_and_can_be_removed_beyond`).
+//! - The number of fields is bounded (`registrations_are_bounded_and_can_be_removed_beyond`).
 //! - Unknown fields are counted and ignored
 //!   (`registrations_classify_fields_and_count_unknown_ones`).
 

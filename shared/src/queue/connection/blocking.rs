@@ -5,8 +5,7 @@
 //! - A read that failed to connect returns [`CallError::NotRun`]; later reads reconnect at most
 //!   once per [`FAILURE_PAUSE`] (`reader_bounds_its_connection_attempts`).
 //! - A reply is never matched to another read: the connection is dropped after a timeout, a
-//!   malformed reply or a cancelled read
-//!   (`reader_matches_no_late_reply_to_the_next_read`).
+//!   malformed reply or a cancelled read (`reader_matches_no_late_reply_to_the_next_read`).
 //! - A server that became a replica is left (`reader_reconnects_when_its_server_became_a_replica`).
 //!
 //! # Design

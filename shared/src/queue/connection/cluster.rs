@@ -7,8 +7,7 @@
 //! - A call that may have run is never sent again and returns [`CallError::Unknown`]
 //!   (`killed_primary_loses_nothing_with_wait_replicas`).
 //! - A slot without a primary is found again, and the map is not read for it all the time
-//!   (`unassigned_slot_is_found_again_when_assigned`,
-//!   `unassigned_slot_is_looked_up_rarely`).
+//!   (`unassigned_slot_is_found_again_when_assigned`, `unassigned_slot_is_looked_up_rarely`).
 //!
 //! # Design
 //!
