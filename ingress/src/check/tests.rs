@@ -135,9 +135,9 @@ fn check_reports_a_future_time_and_what_counts() {
         assert_eq!(event["ordered_by"].as_str(), ordered_by, "{event}");
         let folder = tempfile::tempdir().unwrap();
         let table = run(folder.path(), "mux", &headers, body.as_bytes(), ReportFormat::Table).text;
-        let told = "2026-01-01T00:00:00.000Z (more than five minutes ahead of its arrival: \
+        let expected = "2026-01-01T00:00:00.000Z (more than five minutes ahead of its arrival: \
                     the time of arrival counts)";
-        assert_eq!(table.contains(told), ordered_by.is_some(), "{table}");
+        assert_eq!(table.contains(expected), ordered_by.is_some(), "{table}");
     }
 }
 
@@ -341,9 +341,9 @@ fn check_notes_a_secret_in_another_encoding() {
     ] {
         let report = verdict_with(definition, configured, signing);
         assert_eq!(report["verified"], false, "{report}");
-        let told = report["notes"][0].as_str().unwrap_or_default();
+        let printed = report["notes"][0].as_str().unwrap_or_default();
         assert!(
-            told.starts_with(&format!("the signature verifies with {note}")),
+            printed.starts_with(&format!("the signature verifies with {note}")),
             "{note}: {report}"
         );
     }
@@ -480,10 +480,10 @@ fn check_reports_every_event_of_a_batch() {
     assert_eq!(down["event"]["id_from"], "message id and position");
     assert_eq!(down["body"], r#"{"id":"m","all":{"kind":"down","n":1.0}}"#);
     let table = check(ReportFormat::Table).text;
-    for told in
+    for expected in
         ["2 events", "1 (provider)", "m#1 (message id and position)", "not subscribed", "\"T\""]
     {
-        assert!(table.contains(told), "{told}:\n{table}");
+        assert!(table.contains(expected), "{expected}:\n{table}");
     }
 }
 

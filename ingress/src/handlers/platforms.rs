@@ -85,7 +85,7 @@ pub(crate) async fn list(
 /// Handles `PATCH …/platforms/{platform}`: pauses or resumes a platform.
 pub(crate) async fn change(
     request: HttpRequest,
-    asked: Path<String>,
+    requested: Path<String>,
     payload: Payload,
     ingress: Data<AppState>,
 ) -> HttpResponse {
@@ -95,7 +95,7 @@ pub(crate) async fn change(
                 "body: must be {\"paused\": true} or {\"paused\": false}".to_owned(),
             )
         })?;
-        let (name, _) = named(live, &asked).await?;
+        let (name, _) = find_platform(live, &requested).await?;
         let snapshot = live.pause(&name, paused).await?;
         audit(&request, if paused { "paused" } else { "resumed" }, &name);
         Ok(PlatformListResponse::new(&snapshot, &ingress.targets).find(&name))
@@ -106,12 +106,12 @@ pub(crate) async fn change(
 /// Handles `DELETE …/platforms/{platform}`: starts the removal of a registered platform.
 pub(crate) async fn remove(
     request: HttpRequest,
-    asked: Path<String>,
+    requested: Path<String>,
     payload: Payload,
     ingress: Data<AppState>,
 ) -> HttpResponse {
     answer(&request, payload, &ingress, StatusCode::ACCEPTED, async |live, _| {
-        let (name, source) = named(live, &asked).await?;
+        let (name, source) = find_platform(live, &requested).await?;
         match source {
             Some(Source::File) => {
                 return Err(Error::Conflict(format!(
@@ -158,15 +158,18 @@ async fn answer<T: Serialize>(
     }
 }
 
-/// Returns the canonical name of the platform called `asked`, and the source of its definition.
+/// Returns the canonical name of the platform called `requested`, and the source of its definition.
 /// `None`: this process cannot use the definition.
-async fn named(live: &Live, asked: &str) -> Result<(PlatformName, Option<Source>), Error> {
+async fn find_platform(
+    live: &Live,
+    requested: &str,
+) -> Result<(PlatformName, Option<Source>), Error> {
     let snapshot: &Snapshot =
         &*live.fresh().await.map_err(|fault| Error::from(EnqueueError::NotRun(fault)))?;
-    if let Some(platform) = snapshot.registry.get(asked) {
+    if let Some(platform) = snapshot.registry.get(requested) {
         return Ok((platform.name.clone(), Some(platform.source)));
     }
-    let aside = snapshot.set_aside.get(asked).cloned();
+    let aside = snapshot.set_aside.get(requested).cloned();
     aside.map(|name| (name, None)).ok_or(Error::NotFound)
 }
 

@@ -19,7 +19,7 @@ const TAG: &str = "operations";
 const EVENT: &str = "/api/v1/webhooks/{platform}/events/{event_id}";
 
 /// Row of a session. Times are RFC 3339 in UTC with milliseconds; unknown values are null.
-#[allow(dead_code, reason = "describes what a database writes")]
+#[allow(dead_code, reason = "documents JSON that a worker writes")]
 #[derive(ToSchema)]
 #[schema(as = Session)]
 pub(super) struct SessionDoc {

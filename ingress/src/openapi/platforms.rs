@@ -34,7 +34,7 @@ const ABOUT_REMOVE: &str = "Only for registered platforms. Webhooks get 404 from
 /// Registration of a platform. Besides these members, any key of a definition in `PLATFORMS_FILE`
 /// is allowed: `aliases`, `enabled`, `paused`, `burst`, `limits`, `ack_status`, `busy_status`,
 /// `invalid`, `dedup_ttl_hours`, `missing_session`, `signature`, `event`, `handshake`, `effects`, …
-#[allow(dead_code, reason = "describes what is read member by member")]
+#[allow(dead_code, reason = "members are read one by one; this type only documents them")]
 #[derive(ToSchema)]
 #[schema(as = Registration)]
 pub(super) struct RegistrationRequestDoc {

@@ -6,7 +6,7 @@ use utoipa::ToSchema;
 use super::sessions::SessionStatusDoc;
 
 /// Result of an event. Members that do not apply are null.
-#[allow(dead_code, reason = "describes what a worker writes")]
+#[allow(dead_code, reason = "documents JSON that a worker writes")]
 #[derive(ToSchema)]
 #[schema(as = Results)]
 pub(crate) struct EventResultsDoc {
@@ -38,7 +38,7 @@ pub(crate) struct EventResultsDoc {
 }
 
 /// Column that was left alone, or stored with U+FFFD in place of characters that databases refuse.
-#[allow(dead_code, reason = "describes what a worker writes")]
+#[allow(dead_code, reason = "documents JSON that a worker writes")]
 #[derive(ToSchema)]
 #[schema(as = ColumnWarning)]
 pub(super) struct ColumnWarningDoc {
@@ -51,7 +51,7 @@ pub(super) struct ColumnWarningDoc {
 /// Reason for which a value is not stored as sent: another type; negative or too large; not a time;
 /// an empty text for a number; an id that is too long, or has a NUL character or a U+FFFD; replaced
 /// NUL characters. `other` is a reason of a later version.
-#[allow(dead_code, reason = "describes text")]
+#[allow(dead_code, reason = "documents a string")]
 #[derive(ToSchema)]
 #[schema(as = ColumnWarningReason, rename_all = "snake_case")]
 pub(super) enum ColumnWarningReasonDoc {
@@ -67,7 +67,7 @@ pub(super) enum ColumnWarningReasonDoc {
 }
 
 /// Result of an event.
-#[allow(dead_code, reason = "describes what a worker writes")]
+#[allow(dead_code, reason = "documents JSON that a worker writes")]
 #[derive(ToSchema)]
 #[schema(as = ProcessingResult)]
 pub(super) struct ProcessingResultDoc {
@@ -91,7 +91,7 @@ pub(super) struct ProcessingResultDoc {
 
 /// Action of an event: the status changed; the status was the same already; the event is older than
 /// the stored state; another table or column group changed; only the ledger has it.
-#[allow(dead_code, reason = "describes text")]
+#[allow(dead_code, reason = "documents a string")]
 #[derive(ToSchema)]
 #[schema(as = Action, rename_all = "snake_case")]
 pub(super) enum ActionDoc {
@@ -103,7 +103,7 @@ pub(super) enum ActionDoc {
 }
 
 /// State of an event.
-#[allow(dead_code, reason = "describes what a worker writes")]
+#[allow(dead_code, reason = "documents JSON that a worker writes")]
 #[derive(ToSchema)]
 #[schema(as = EventState)]
 pub(super) struct EventStateDoc {
@@ -116,7 +116,7 @@ pub(super) struct EventStateDoc {
 }
 
 /// State of an event.
-#[allow(dead_code, reason = "describes text")]
+#[allow(dead_code, reason = "documents a string")]
 #[derive(ToSchema)]
 #[schema(as = State, rename_all = "lowercase")]
 pub(super) enum StateDoc {

@@ -25,7 +25,7 @@ const ANNOUNCE: &str = "The announcement is queued like every event, and is appl
     replaced whole. There is no rate limit.";
 
 /// Announcement of a session. An empty body announces that the session exists.
-#[allow(dead_code, reason = "describes what is read member by member")]
+#[allow(dead_code, reason = "members are read one by one; this type only documents them")]
 #[derive(ToSchema)]
 #[schema(as = Announcement)]
 #[serde(deny_unknown_fields)]
@@ -46,7 +46,7 @@ pub(super) struct AnnouncementRequest {
 }
 
 /// Status of a session.
-#[allow(dead_code, reason = "describes text")]
+#[allow(dead_code, reason = "documents a string")]
 #[derive(ToSchema)]
 #[schema(as = SessionStatus, rename_all = "lowercase")]
 pub(super) enum SessionStatusDoc {

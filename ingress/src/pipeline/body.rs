@@ -84,7 +84,8 @@ pub(crate) struct InFlightPermit(
 );
 
 impl BodyReader {
-    /// Bounds: `max` bytes of one request within `timeout`, `in_flight` bytes of all.
+    /// Creates a reader for bodies of at most `max` bytes within `timeout`, and of at most
+    /// `in_flight` bytes together.
     pub(crate) fn new(max: usize, timeout: Duration, in_flight: usize) -> Self {
         let in_flight = Arc::new(Semaphore::new(in_flight.min(Semaphore::MAX_PERMITS)));
         let decoders = std::thread::available_parallelism().map_or(1, usize::from);

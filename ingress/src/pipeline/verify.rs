@@ -58,10 +58,10 @@ mod tests {
 
     /// Verifies a request that was signed `age_s` ago, correctly or not, while Redis's clock is
     /// `skew_ms` ahead.
-    fn judged(skew_ms: Option<i64>, age_s: i64, genuinely: bool) -> Result<(), Error> {
+    fn verified(skew_ms: Option<i64>, age_s: i64, correctly: bool) -> Result<(), Error> {
         let (now, body) = (now_ms(), b"{}");
         let at = now / 1000 - age_s;
-        let signed = format!("{at}.{}", if genuinely { "{}" } else { "{ }" });
+        let signed = format!("{at}.{}", if correctly { "{}" } else { "{ }" });
         let value =
             HeaderValue::from_str(&format!("t={at},v1={}", sign(signed.as_bytes()))).unwrap();
         let headers: HeaderMap =
@@ -77,21 +77,21 @@ mod tests {
     #[test]
     fn expired_signature_is_503_while_the_clock_is_in_doubt() {
         let hour = 3600;
-        assert!(judged(Some(0), 0, true).is_ok());
-        let expired = judged(Some(0), hour, true);
+        assert!(verified(Some(0), 0, true).is_ok());
+        let expired = verified(Some(0), hour, true);
         assert!(matches!(expired, Err(Error::Signature(refusal)) if refusal.is_expiry()));
         for skew in [Some(5_001), Some(-5_001), None] {
             for age in [hour, -hour] {
                 assert!(
-                    matches!(judged(skew, age, true), Err(Error::ClockInDoubt(_))),
+                    matches!(verified(skew, age, true), Err(Error::ClockInDoubt(_))),
                     "{skew:?} {age}"
                 );
                 assert!(
-                    matches!(judged(skew, age, false), Err(Error::Signature(_))),
+                    matches!(verified(skew, age, false), Err(Error::Signature(_))),
                     "{skew:?} {age}"
                 );
             }
-            assert!(judged(skew, 0, true).is_ok(), "the request is valid by both clocks");
+            assert!(verified(skew, 0, true).is_ok(), "the request is valid by both clocks");
         }
     }
 }

@@ -34,12 +34,12 @@ Examples:
   ingress send-test netflix --url http://10.0.0.7:8000 --type content_added
   ingress send-test acme --body event.json
 
-The platform's definition and secret come from where the running ingress has them:
-PLATFORMS_FILE and the environment. The body is made from the definition: id, type, time and
-session stand where it looks for them; without --type, the type is one that is only logged.
-A --type with an effect takes effect, on a session named tributary-test.
+Definition and secret come from PLATFORMS_FILE and the environment, as for the running ingress.
+The body is built from the definition, with id, type, time and session at its pointers. Without
+--type, the type is one that is only logged. A --type with an effect takes effect, on a session
+named tributary-test.
 
-Exit status: 0 answered with 2xx, 1 with anything else or not at all, 2 usage or configuration.";
+Exit status: 0 answered with 2xx, 1 another status or no answer, 2 usage or configuration.";
 
 /// Arguments of `ingress send-test`.
 #[derive(Debug, Args)]

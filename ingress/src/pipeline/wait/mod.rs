@@ -131,8 +131,8 @@ impl WaiterRegistry {
     }
 
     /// Registers a waiter for the result of `events` if the sender or the definition asks for it,
-    /// and marks the event. Otherwise returns `None`, also for a batch, for a paused platform, at the
-    /// bound, and during a shutdown.
+    /// and marks the event. Otherwise returns `None`, also for a batch, for a paused platform, at
+    /// the bound, and during a shutdown.
     pub(crate) fn register(
         &self,
         target: &Arc<IngestTarget>,
@@ -288,8 +288,8 @@ impl ResultWaiter {
 
     /// Returns the stored result of the event, if any.
     pub(crate) async fn stored(&self) -> Option<ReplyOutcome> {
-        let look = self.registry.stored(&self.target, &self.event_id);
-        timeout(FINAL_READ_TIMEOUT, look).await.ok().flatten().map(|reply| reply.outcome)
+        let stored = self.registry.stored(&self.target, &self.event_id);
+        timeout(FINAL_READ_TIMEOUT, stored).await.ok().flatten().map(|reply| reply.outcome)
     }
 }
 

@@ -135,7 +135,7 @@ mod tests {
 
     use super::*;
 
-    fn asked(values: &[&[u8]]) -> Option<u64> {
+    fn parsed(values: &[&[u8]]) -> Option<u64> {
         let mut headers = HeaderMap::new();
         for value in values {
             headers
@@ -164,7 +164,7 @@ mod tests {
         ];
         for (values, seconds) in cases {
             let bytes: Vec<&[u8]> = values.iter().map(|value| value.as_bytes()).collect();
-            assert_eq!(asked(&bytes), Some(*seconds), "{values:?}");
+            assert_eq!(parsed(&bytes), Some(*seconds), "{values:?}");
         }
     }
 
@@ -191,10 +191,10 @@ mod tests {
             "foo=\", wait=5",
             "wait=٣",
         ] {
-            assert_eq!(asked(&[value.as_bytes()]), None, "{value}");
+            assert_eq!(parsed(&[value.as_bytes()]), None, "{value}");
         }
-        assert_eq!(asked(&[]), None);
-        assert_eq!(asked(&[b"wait=\xff5"]), None);
+        assert_eq!(parsed(&[]), None);
+        assert_eq!(parsed(&[b"wait=\xff5"]), None);
     }
 
     proptest! {
@@ -202,7 +202,7 @@ mod tests {
         fn prefer_parser_terminates_on_any_value(
             value in proptest::collection::vec(0x20_u8..=0x7e, 0..40),
         ) {
-            asked(&[&value]);
+            parsed(&[&value]);
         }
     }
 }

@@ -41,7 +41,7 @@ fn request(platform: &str, n: u32, prefer: Option<&str>) -> TestRequest {
 }
 
 impl TestIngress {
-    async fn seen(&self, request: TestRequest) -> WaitedResponse {
+    async fn respond(&self, request: TestRequest) -> WaitedResponse {
         let app = App::new().app_data(self.ingress.clone()).configure(crate::routes::configure);
         let response = call_service(&init_service(app).await, request.to_request()).await;
         let applied = response
@@ -83,10 +83,10 @@ async fn waiting_request_gets_the_result() {
         ("respond-async, WAIT = \"5\"", "wait=5"),
         ("wait=999", "wait=30"),
     ]) {
-        let asked = fixture.seen(request("acme-live", n, Some(prefer)));
-        let (seen, ()) = tokio::join!(asked, fixture.deliver("acme", n as usize, done()));
+        let responding = fixture.respond(request("acme-live", n, Some(prefer)));
+        let (response, ()) = tokio::join!(responding, fixture.deliver("acme", n as usize, done()));
         let expected = json!({"success": true, "results": {"action": "recorded", "room_id": null}});
-        assert_eq!(seen, (200, Some(applied.to_owned()), expected));
+        assert_eq!(response, (200, Some(applied.to_owned()), expected));
     }
     assert_eq!(fixture.waiters().count(), 0);
 }
@@ -104,17 +104,18 @@ async fn result_before_the_wait_is_not_missed() {
         Ok(vec![Enqueued::Accepted; events.len()])
     }));
     assert!(waiters.set(fixture.waiters().clone()).is_ok());
-    let seen =
-        timeout(SOON, fixture.seen(request("acme", 0, Some("wait=30")))).await.expect("at once");
-    assert_eq!((seen.0, seen.1.as_deref()), (200, Some("wait=30")));
+    let response =
+        timeout(SOON, fixture.respond(request("acme", 0, Some("wait=30")))).await.expect("at once");
+    assert_eq!((response.0, response.1.as_deref()), (200, Some("wait=30")));
 }
 
 #[actix_web::test]
 async fn dead_letter_is_answered_with_the_event_id() {
     let fixture = TestIngress::new();
-    let asked = fixture.seen(request("acme", 0, Some("wait=20")));
+    let responding = fixture.respond(request("acme", 0, Some("wait=20")));
     let dead = ReplyOutcome::Dead("store_rejected".to_owned());
-    let ((status, applied, mut body), ()) = tokio::join!(asked, fixture.deliver("acme", 0, dead));
+    let ((status, applied, mut body), ()) =
+        tokio::join!(responding, fixture.deliver("acme", 0, dead));
     let erresid = body["erresid"].take();
     assert_eq!(erresid.as_str().map(str::len), Some(12));
     assert_eq!((status, applied.as_deref()), (200, Some("wait=20")));
@@ -134,19 +135,22 @@ async fn dead_letter_is_answered_with_the_event_id() {
 #[actix_web::test]
 async fn result_of_another_platform_is_ignored() {
     let fixture = TestIngress::new();
-    let asked = fixture.seen(request("acme", 0, Some("wait=1")));
-    let ((status, applied, body), ()) = tokio::join!(asked, fixture.deliver("busy", 0, done()));
+    let responding = fixture.respond(request("acme", 0, Some("wait=1")));
+    let ((status, applied, body), ()) =
+        tokio::join!(responding, fixture.deliver("busy", 0, done()));
     assert_eq!((status, applied, &body["status"]), (202, None, &json!("accepted")));
 }
 
 #[actix_web::test]
 async fn definition_wait_applies_without_a_header() {
     let fixture = TestIngress::new();
-    let asked = fixture.seen(request("waiting", 0, None));
-    let ((status, applied, _), ()) = tokio::join!(asked, fixture.deliver("waiting", 0, done()));
+    let responding = fixture.respond(request("waiting", 0, None));
+    let ((status, applied, _), ()) =
+        tokio::join!(responding, fixture.deliver("waiting", 0, done()));
     assert_eq!((status, applied.as_deref()), (200, Some("wait=2")));
-    let asked = fixture.seen(request("waiting", 1, Some("wait=7")));
-    let ((status, applied, _), ()) = tokio::join!(asked, fixture.deliver("waiting", 1, done()));
+    let responding = fixture.respond(request("waiting", 1, Some("wait=7")));
+    let ((status, applied, _), ()) =
+        tokio::join!(responding, fixture.deliver("waiting", 1, done()));
     assert_eq!(
         (status, applied.as_deref()),
         (200, Some("wait=7")),
@@ -167,7 +171,7 @@ async fn request_that_does_not_wait_is_answered_at_once() {
     ];
     for (n, (platform, prefer)) in (0..).zip(cases) {
         let begun = Instant::now();
-        let (status, applied, body) = fixture.seen(request(platform, n, prefer)).await;
+        let (status, applied, body) = fixture.respond(request(platform, n, prefer)).await;
         assert_eq!(
             (status, applied, &body["status"]),
             (202, None, &json!("accepted")),
@@ -182,7 +186,7 @@ async fn request_that_does_not_wait_is_answered_at_once() {
 async fn wait_timeout_is_answered_as_queued() {
     let fixture = TestIngress::new();
     let begun = Instant::now();
-    let (status, applied, body) = fixture.seen(request("busy", 0, Some("wait=1"))).await;
+    let (status, applied, body) = fixture.respond(request("busy", 0, Some("wait=1"))).await;
     assert_eq!(
         (status, applied, &body["status"]),
         (201, None, &json!("accepted")),
@@ -197,9 +201,9 @@ async fn wait_timeout_is_answered_as_queued() {
 #[actix_web::test]
 async fn duplicate_never_waits() {
     let fixture = TestIngress::new();
-    fixture.seen(request("acme", 0, None)).await;
+    fixture.respond(request("acme", 0, None)).await;
     let begun = Instant::now();
-    let (status, applied, body) = fixture.seen(request("acme", 0, Some("wait=30"))).await;
+    let (status, applied, body) = fixture.respond(request("acme", 0, Some("wait=30"))).await;
     assert_eq!((status, applied, &body["status"]), (200, None, &json!("duplicate")));
     assert!(begun.elapsed() < Duration::from_secs(2));
 }
@@ -207,12 +211,12 @@ async fn duplicate_never_waits() {
 #[actix_web::test]
 async fn duplicate_does_not_take_the_result_of_the_first() {
     let fixture = TestIngress::new();
-    let first = fixture.seen(request("acme", 0, Some("wait=20")));
+    let first = fixture.respond(request("acme", 0, Some("wait=20")));
     let second = async {
         fixture.queued(1).await;
-        let seen = fixture.seen(request("acme", 0, Some("wait=20"))).await;
+        let response = fixture.respond(request("acme", 0, Some("wait=20"))).await;
         fixture.deliver("acme", 0, done()).await;
-        seen
+        response
     };
     let (first, second) = tokio::join!(first, second);
     assert_eq!((first.0, first.2["success"].clone()), (200, json!(true)));
@@ -223,7 +227,7 @@ async fn duplicate_does_not_take_the_result_of_the_first() {
 async fn waiters_are_bounded_and_a_hang_up_frees_a_slot() {
     let fixture = TestIngress::new();
     let mut waiting: Vec<_> = (0..MAX_WAITERS as u32)
-        .map(|n| Box::pin(fixture.seen(request("acme", n, Some("wait=30")))))
+        .map(|n| Box::pin(fixture.respond(request("acme", n, Some("wait=30")))))
         .collect();
     let all_wait = poll_fn(|context| {
         let all = fixture.memory.events().len() == MAX_WAITERS;
@@ -235,22 +239,23 @@ async fn waiters_are_bounded_and_a_hang_up_frees_a_slot() {
     });
     timeout(SOON, all_wait).await.expect("all requests wait");
     assert_eq!(fixture.waiters().count(), MAX_WAITERS);
-    let (status, _, body) = fixture.seen(request("acme", 10, Some("wait=30"))).await;
+    let (status, _, body) = fixture.respond(request("acme", 10, Some("wait=30"))).await;
     assert_eq!((status, &body["status"]), (202, &json!("accepted")));
     waiting.pop();
     assert_eq!(fixture.waiters().count(), MAX_WAITERS - 1);
-    let asked = fixture.seen(request("acme", 11, Some("wait=30")));
-    let ((status, ..), ()) = tokio::join!(asked, fixture.deliver("acme", MAX_WAITERS + 1, done()));
+    let responding = fixture.respond(request("acme", 11, Some("wait=30")));
+    let ((status, ..), ()) =
+        tokio::join!(responding, fixture.deliver("acme", MAX_WAITERS + 1, done()));
     assert_eq!(status, 200);
 }
 
 #[actix_web::test]
 async fn waiting_request_holds_no_body() {
     let fixture = TestIngress::new();
-    let mut asked = pin!(fixture.seen(request("acme", 0, Some("wait=30"))));
+    let mut responding = pin!(fixture.respond(request("acme", 0, Some("wait=30"))));
     let all = 10 * MAX_BODY;
     let free = poll_fn(|context| {
-        assert!(asked.as_mut().poll(context).is_pending());
+        assert!(responding.as_mut().poll(context).is_pending());
         let mut held = InFlightPermit::default();
         let room = fixture.ingress.pipeline.body_reader.count_more(&mut held, all).now_or_never();
         let free = room.is_some_and(|room| room.is_ok());
@@ -266,14 +271,14 @@ async fn waiting_request_holds_no_body() {
 async fn shutdown_ends_all_waits() {
     let fixture = TestIngress::new();
     let begun = Instant::now();
-    let asked = fixture.seen(request("acme", 0, Some("wait=30")));
+    let responding = fixture.respond(request("acme", 0, Some("wait=30")));
     let stop = async {
         fixture.queued(1).await;
         fixture.stop.cancel();
     };
-    let ((status, applied, _), ()) = tokio::join!(asked, stop);
+    let ((status, applied, _), ()) = tokio::join!(responding, stop);
     assert_eq!((status, applied), (202, None));
-    let (status, ..) = fixture.seen(request("acme", 1, Some("wait=30"))).await;
+    let (status, ..) = fixture.respond(request("acme", 1, Some("wait=30"))).await;
     assert_eq!(status, 202);
     assert!(begun.elapsed() < Duration::from_secs(5));
 }
