@@ -31,7 +31,7 @@ impl FakeClock {
     pub(crate) fn of_redis(folder: &Path) -> Result<Self, &'static str> {
         let clock = Self::new(folder, "redis")?;
         let allocator = library("libtcmalloc_minimal.so.4")
-            .ok_or("an allocator that libfaketime works with is not installed (Debian: libtcmalloc-minimal4)")?;
+            .ok_or("no allocator for libfaketime is installed (Debian: libtcmalloc-minimal4)")?;
         Ok(Self { libraries: format!("{}:{}", allocator.display(), clock.libraries), ..clock })
     }
 

@@ -212,7 +212,9 @@ impl FaultEngine {
             tokio::spawn(Arc::clone(&self.prober).time_until_working(self.answering()));
         loop {
             tokio::select! {
-                recovery = &mut probing => return recovery.expect("the recovery task must not panic"),
+                recovery = &mut probing => {
+                    return recovery.expect("the recovery task must not panic");
+                }
                 () = tokio::time::sleep(POLL_INTERVAL) => self.restart_ended().await,
             }
         }

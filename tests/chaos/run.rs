@@ -49,8 +49,8 @@ pub(crate) async fn run(options: &ChaosOptions) -> ChaosReport {
     let drained = drain(&mut system, session_wait(options) + DRAIN_TIMEOUT).await;
 
     eprintln!("chaos: checking events and rows");
-    let mut found = ObservedState::read(&system.stack).await;
-    triggers::read(&system.stack.database, &mut found).await;
+    let mut observed = ObservedState::read(&system.stack).await;
+    triggers::read(&system.stack.database, &mut observed).await;
     let acceptances = recorder.acceptances();
     let losses = system.aof.iter().flat_map(|aof| aof.loss_windows(recorder.began()));
     let loss_windows = losses.map(|(from, until)| from..=until + ANSWER_SKEW).collect();
@@ -61,7 +61,7 @@ pub(crate) async fn run(options: &ChaosOptions) -> ChaosReport {
         .collect();
     let config =
         JudgeConfig { session_wait: session_wait(options), loss_windows, markers_expired_at };
-    let verdict = judge(&acceptances, &found, &config);
+    let verdict = judge(&acceptances, &observed, &config);
     let mut complaints = recorder.complaints();
     complaints.append(&mut system.complaints);
     complaints.extend(drained.err());
@@ -72,7 +72,7 @@ pub(crate) async fn run(options: &ChaosOptions) -> ChaosReport {
     report.ended = system.ended.clone();
     for acceptance in &acceptances {
         if let Some(seen) = follower.seen(acceptance.event.platform, &acceptance.id) {
-            let answered = recorder.began() + acceptance.promised;
+            let answered = recorder.began() + acceptance.accepted;
             report.record_commit(seen.saturating_duration_since(answered));
         }
     }

@@ -1,4 +1,4 @@
-//! What an operator asks of an ingress: registering, listing, pausing and removing platforms.
+//! Admin requests of an operator: register, list, pause and remove platforms.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -6,14 +6,14 @@ use serde_json::{Value, json};
 use crate::sender::{ADMIN_TOKEN, HttpAnswer, Sender};
 use crate::sign::SignedWebhook;
 
-/// A `SECRETS_KEY`: base64 of 32 bytes.
+/// Value of `SECRETS_KEY`: base64 of 32 bytes.
 pub const SECRETS_KEY: &str = "q83vASNFZ4mrze8BI0VniavN7wEjRWeJq83vASNFZ4k=";
 
 impl Sender {
-    /// A request to an admin route, with the admin token; a null `body` is none.
+    /// Sends a request to an admin route, with the admin token. A null `body` sends none.
     ///
     /// # Panics
-    /// When no complete answer came.
+    /// If there is no complete answer.
     pub async fn admin(&self, method: Method, path: &str, body: &Value) -> HttpAnswer {
         let body = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
         let request = SignedWebhook { path: path.to_owned(), headers: Vec::new(), body }
@@ -22,15 +22,15 @@ impl Sender {
         self.request(method, &request).await.unwrap_or_else(|error| panic!("no answer: {error:?}"))
     }
 
-    /// Registers a platform, or registers it again.
+    /// Registers or updates a platform.
     pub async fn register(&self, body: &Value) -> HttpAnswer {
         self.admin(Method::POST, "/api/v1/webhooks/register", body).await
     }
 
-    /// Registers a platform that must be taken.
+    /// Registers a platform and checks the answer.
     ///
     /// # Panics
-    /// When it is not.
+    /// If the answer is not 201.
     pub async fn registered(&self, body: &Value) -> HttpAnswer {
         let answer = self.register(body).await;
         assert_eq!(answer.status, 201, "answer: {}", answer.text);
@@ -49,7 +49,7 @@ impl Sender {
         self.admin(Method::PATCH, &path, &json!({"paused": paused})).await
     }
 
-    /// What is defined.
+    /// Lists the defined platforms.
     pub async fn platforms(&self) -> HttpAnswer {
         self.admin(Method::GET, "/api/v1/webhooks/platforms", &Value::Null).await
     }

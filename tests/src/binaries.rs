@@ -1,27 +1,28 @@
-//! The binaries that a tool runs are those of the sources at hand.
+//! Builds the binaries of the current sources for a tool.
 
 use std::error::Error;
 use std::process::Command;
 
-/// Builds `ingress` and `worker` with the profile of this program. `cargo run` builds one package's binaries only; run
-/// without cargo, this program takes what lies beside it. `tool` is what it calls itself.
+/// Builds `ingress` and `worker` with the profile of this program, since `cargo run` builds the
+/// binaries of one package only. Without cargo, this program uses the binaries beside it. `tool` is
+/// the prefix of messages.
 ///
 /// # Errors
-/// When they cannot be built.
+/// If the build fails.
 pub fn build(tool: &str) -> Result<(), Box<dyn Error>> {
     let Some(cargo) = std::env::var_os("CARGO") else { return Ok(()) };
     eprintln!("{tool}: building ingress and worker");
     let mut command = Command::new(cargo);
     command.args(["build", "--quiet", "--package", "ingress", "--package", "worker", "--bins"]);
     if cfg!(debug_assertions) {
-        eprintln!("{tool}: this is a debug build: its figures say little (use --release)");
+        eprintln!("{tool}: debug build; its measurements mean little (use --release)");
     } else {
         command.arg("--release");
     }
     if let Some(folder) = std::env::var_os("CARGO_MANIFEST_DIR") {
         command.current_dir(folder);
     }
-    // Standard output is the report's.
+    // Standard output is reserved for the report.
     command.stdout(std::io::stderr());
     if command.status()?.success() { Ok(()) } else { Err("cannot build ingress and worker".into()) }
 }

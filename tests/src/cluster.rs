@@ -1,29 +1,30 @@
-//! A real Redis Cluster of one's own: three primaries, each with a replica, on free loopback ports in temporary folders.
+//! Real Redis Cluster: three primaries with one replica each, on free loopback ports and in
+//! temporary folders.
 
 use std::time::{Duration, Instant};
 
 use crate::redis::{RedisOptions, RedisServer};
 use crate::{poll, ports};
 
-/// Primaries; there are as many replicas.
+/// Number of primaries, and of replicas.
 const PRIMARIES: usize = 3;
-/// Slots of a cluster.
+/// Hash slots of a cluster.
 const SLOTS: usize = 16_384;
-/// Longest wait for the cluster to agree about something.
+/// Longest wait until the nodes agree.
 const AGREEMENT_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Six servers that are one cluster. All end, and their folders go, on drop.
+/// Six servers that form a cluster. On drop they end and their folders are removed.
 #[derive(Debug)]
 pub struct RedisCluster {
-    /// Primaries first, then, in the same order, the replica of each, as it was at the beginning.
+    /// Primaries, then the replica of each in the same order, as at the start.
     pub nodes: Vec<RedisServer>,
 }
 
 impl RedisCluster {
-    /// Starts one, where a node that is silent for `node_timeout` counts as failed, and waits until it works.
+    /// Starts a cluster whose nodes count as failed after `node_timeout`, and waits until it works.
     ///
     /// # Panics
-    /// When redis-server is not installed, or the nodes do not agree in time.
+    /// If redis-server is not installed, or if the nodes do not agree in time.
     pub async fn start(options: RedisOptions, node_timeout: Duration) -> Self {
         let timeout = node_timeout.as_millis().to_string();
         let mut nodes = Vec::new();
@@ -49,7 +50,7 @@ impl RedisCluster {
                 &(next - 1).to_string(),
             ])
             .await;
-            // Nodes of one epoch would have to settle it first.
+            // Nodes with equal epochs would first resolve the conflict.
             let _: String =
                 node.command(&["CLUSTER", "SET-CONFIG-EPOCH", &(at + 1).to_string()]).await;
         }
@@ -57,13 +58,13 @@ impl RedisCluster {
             let (port, bus) = (node.port().to_string(), self.bus(node).await);
             self.nodes[0].command::<()>(&["CLUSTER", "MEET", "127.0.0.1", &port, &bus]).await;
         }
-        self.wait_until_agreed("all know each other", |node| {
+        self.wait_until_agreed("all nodes know each other", |node| {
             node.contains(&format!("cluster_known_nodes:{}", 2 * PRIMARIES))
         })
         .await;
         for (at, replica) in self.nodes[PRIMARIES..].iter().enumerate() {
             let primary: String = self.nodes[at].command(&["CLUSTER", "MYID"]).await;
-            poll::until("a replica finds its primary", AGREEMENT_TIMEOUT, async || {
+            poll::until("a replica follows its primary", AGREEMENT_TIMEOUT, async || {
                 let mut connection = replica.connection().await;
                 let mut replicate = redis::cmd("CLUSTER");
                 replicate.arg("REPLICATE").arg(&primary);
@@ -90,12 +91,12 @@ impl RedisCluster {
         }
     }
 
-    /// Waits until every node that runs says that the cluster works.
+    /// Waits until every running node reports that the cluster works.
     pub async fn wait_until_works(&self) {
         self.wait_until_agreed("the cluster works", |node| node.contains("cluster_state:ok")).await;
     }
 
-    /// Waits until every replica that runs is connected to its primary.
+    /// Waits until every running replica is connected to its primary.
     pub async fn wait_until_replicated(&self) {
         for node in self.nodes.iter().filter(|node| node.runs()) {
             poll::until("a replica is connected", AGREEMENT_TIMEOUT, async || {
@@ -110,16 +111,16 @@ impl RedisCluster {
         }
     }
 
-    /// What clients are given: two nodes.
+    /// Returns the URL for clients, with two nodes.
     #[must_use]
     pub fn url(&self) -> String {
         format!("{},{}", self.nodes[0].url(), self.nodes[1].url())
     }
 
-    /// The node (its position) that serves `key` now.
+    /// Returns the position of the node that serves `key`.
     ///
     /// # Panics
-    /// When none does.
+    /// If no node serves it.
     pub async fn primary_of(&self, key: &str) -> usize {
         for (at, node) in self.nodes.iter().enumerate().filter(|(_, node)| node.runs()) {
             if self.ask::<redis::Value>(node, &["EXISTS", key]).await.is_ok() {
@@ -129,20 +130,20 @@ impl RedisCluster {
         panic!("no node serves {key}");
     }
 
-    /// Runs one command on the node that serves its second word.
+    /// Runs a command on the node that serves its second word, which must be a key.
     ///
     /// # Panics
-    /// When no node serves it, or it fails.
+    /// If no node serves the key, or if the command fails.
     pub async fn command<T: redis::FromRedisValue>(&self, words: &[&str]) -> T {
         let node = self.primary_of(words[1]).await;
         self.nodes[node].command(words).await
     }
 
-    /// Puts the primary of `key` out of action with `strike` and waits until its replica has taken over: which node that
-    /// was, and how long it took.
+    /// Disables the primary of `key` with `strike`, and waits for the failover. Returns the
+    /// position of the old primary and the duration.
     ///
     /// # Panics
-    /// When it does not.
+    /// If there is no failover in time.
     pub async fn fail_over(
         &mut self,
         key: &str,
@@ -157,16 +158,17 @@ impl RedisCluster {
                     return Ok(());
                 }
             }
-            Err("nobody serves the slot".to_owned())
+            Err("no node serves the slot".to_owned())
         })
         .await;
         (primary, begin.elapsed())
     }
 
-    /// Moves the slot of `key`, with all its keys, to another primary, as an operator does while the system runs.
+    /// Moves the slot of `key` with all its keys to another primary, as an operator does in
+    /// operation.
     ///
     /// # Panics
-    /// When a node refuses a step.
+    /// If a node refuses a step.
     pub async fn move_slot(&self, key: &str) {
         let from = self.primary_of(key).await;
         let to = (from + 1) % PRIMARIES;
@@ -180,7 +182,7 @@ impl RedisCluster {
         self.nodes[from].command::<()>(&["CLUSTER", "SETSLOT", &slot, "MIGRATING", &ids[1]]).await;
         let port = self.nodes[to].port().to_string();
         loop {
-            // One by one, so that there are moments when only some of the keys have moved.
+            // One key at a time, so that for a while only some of the keys have moved.
             let keys: Vec<String> =
                 self.nodes[from].command(&["CLUSTER", "GETKEYSINSLOT", &slot, "20"]).await;
             if keys.is_empty() {

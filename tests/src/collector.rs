@@ -1,4 +1,4 @@
-//! An OTLP collector: takes traces over HTTP, decodes them, and keeps what it was sent.
+//! OTLP collector: receives traces over HTTP, decodes and keeps them.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -14,31 +14,31 @@ use prost::Message;
 
 use crate::poll;
 
-/// One span.
+/// A received span.
 #[derive(Clone, Debug)]
 pub struct Span {
-    /// `service.name` of who sent it.
+    /// `service.name` of the sender.
     pub service: String,
-    /// Its name.
+    /// Name of the span.
     pub name: String,
-    /// Its trace, in hex.
+    /// Trace id, in hex.
     pub trace: String,
-    /// Its own id, in hex.
+    /// Span id, in hex.
     pub id: String,
-    /// What it follows from, in hex; empty: nothing.
+    /// Id of the parent span, in hex; empty for none.
     pub parent: String,
-    /// What it says.
+    /// Attributes of the span.
     pub attributes: BTreeMap<String, String>,
-    /// What happened in it.
+    /// Names of the span's events.
     pub notes: Vec<String>,
-    /// Why it failed, if it did.
+    /// Error message, if the span failed.
     pub error: Option<String>,
-    /// From its begin to its end, in ns.
+    /// Duration in ns.
     pub took: u64,
 }
 
 impl Span {
-    /// An attribute, or empty.
+    /// Returns an attribute, or an empty string.
     #[must_use]
     pub fn get(&self, name: &str) -> &str {
         self.attributes.get(name).map_or("", String::as_str)
@@ -60,10 +60,10 @@ pub struct Collector {
 }
 
 impl Collector {
-    /// One that takes everything.
+    /// Starts a collector that accepts every request.
     ///
     /// # Panics
-    /// When there is no free port.
+    /// If there is no free port.
     #[must_use]
     pub fn start() -> Self {
         let address = SocketAddr::from(([127, 0, 0, 1], crate::ports::free()));
@@ -86,28 +86,28 @@ impl Collector {
         Self { address, seen, running }
     }
 
-    /// `HOST:PORT`.
+    /// Returns `HOST:PORT`.
     #[must_use]
     pub fn address(&self) -> String {
         self.address.to_string()
     }
 
-    /// Every span, in the order of arrival.
+    /// Returns every span, in the order of arrival.
     #[must_use]
     pub fn spans(&self) -> Vec<Span> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).spans.clone()
     }
 
-    /// Path, authorization and body of every request, readable or not.
+    /// Returns path, authorization and body of every request, also of undecodable ones.
     #[must_use]
     pub fn requests(&self) -> Vec<(String, String, Bytes)> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).raw.clone()
     }
 
-    /// Waits for `count` spans named `name`.
+    /// Waits for exactly `count` spans named `name`.
     ///
     /// # Panics
-    /// When there are others after `within`.
+    /// If there is another number after `within`.
     pub async fn has(&self, name: &str, count: usize, within: Duration) -> Vec<Span> {
         poll::until(&format!("{count} spans {name:?}"), within, async || {
             let spans: Vec<Span> =

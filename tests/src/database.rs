@@ -1,4 +1,4 @@
-//! Reads (and, as an application may, writes) the session database, whichever of the two it is.
+//! Reads and writes the session database as an application does, SQLite or PostgreSQL.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,17 +12,17 @@ use time::format_description::well_known::Rfc3339;
 
 use crate::sender;
 
-/// A session database, as a reader from outside sees it. Every call opens a connection of its own.
+/// A session database seen from outside. Every call opens its own connection.
 #[derive(Clone, Debug)]
 pub enum Database {
-    /// The file.
+    /// Path of the file.
     Sqlite(PathBuf),
-    /// The URL.
+    /// URL of the database.
     Postgres(String),
 }
 
 impl Database {
-    /// For `DATABASE_URL`.
+    /// Returns the value of `DATABASE_URL`.
     #[must_use]
     pub fn url(&self) -> String {
         match self {
@@ -31,11 +31,11 @@ impl Database {
         }
     }
 
-    /// The rows of a query, as objects. Parameters are `$1`, `$2`, … Times come as RFC 3339 with ms and `Z` from both
-    /// databases, and JSON columns as JSON.
+    /// Returns the rows of a query as objects. Parameters are `$1`, `$2`, … Times are RFC 3339 with
+    /// ms and `Z` from both databases, and JSON columns are JSON.
     ///
     /// # Errors
-    /// When the database is away, locked, or refuses the query.
+    /// If the database is unavailable or locked, or rejects the query.
     pub async fn try_rows(&self, sql: &str, parameters: &[&str]) -> sqlx::Result<Vec<Value>> {
         match self {
             Self::Sqlite(path) => {
@@ -63,18 +63,18 @@ impl Database {
         }
     }
 
-    /// [`Self::try_rows`].
+    /// Returns the rows like [`Self::try_rows`].
     ///
     /// # Panics
-    /// When it fails.
+    /// If the query fails.
     pub async fn rows(&self, sql: &str, parameters: &[&str]) -> Vec<Value> {
         self.try_rows(sql, parameters).await.unwrap_or_else(|error| panic!("{sql}: {error}"))
     }
 
-    /// Runs a statement, as an application that writes `sessions` would.
+    /// Runs a statement, as an application that writes `sessions` does.
     ///
     /// # Panics
-    /// When it fails.
+    /// If the statement fails.
     pub async fn execute(&self, sql: &str) {
         let query = sqlx::raw_sql(AssertSqlSafe(sql.to_owned()));
         let done = match self {
@@ -90,18 +90,20 @@ impl Database {
         done.unwrap_or_else(|error| panic!("{sql}: {error}"));
     }
 
-    /// Takes no content of this id from now on, by a trigger as an application may have its own.
+    /// Adds a trigger that rejects contents with this id, as an application's own trigger might.
     ///
     /// # Panics
-    /// When there cannot be such a trigger.
+    /// If the trigger cannot be created.
     pub async fn refuse_content(&self, content_id: &str) {
         let sql = match self {
             Self::Sqlite(_) => format!(
-                "CREATE TRIGGER refuse BEFORE INSERT ON contents WHEN NEW.content_id = '{content_id}'
+                "CREATE TRIGGER refuse BEFORE INSERT ON contents
+                 WHEN NEW.content_id = '{content_id}'
                  BEGIN SELECT RAISE(ABORT, 'no'); END"
             ),
             Self::Postgres(_) => format!(
-                "CREATE FUNCTION refuse() RETURNS trigger AS $$ BEGIN RAISE EXCEPTION 'no'; END $$ LANGUAGE plpgsql;
+                "CREATE FUNCTION refuse() RETURNS trigger AS $$ BEGIN RAISE EXCEPTION 'no'; END $$
+                 LANGUAGE plpgsql;
                  CREATE TRIGGER refuse BEFORE INSERT ON contents FOR EACH ROW
                  WHEN (NEW.content_id = '{content_id}') EXECUTE FUNCTION refuse()"
             ),
@@ -109,19 +111,20 @@ impl Database {
         self.execute(&sql).await;
     }
 
-    /// Swallows every new content of this id, by a trigger that raises no error and lets no row
-    /// through.
+    /// Adds a trigger that suppresses contents with this id: no error and no row.
     ///
     /// # Panics
-    /// When there cannot be such a trigger.
+    /// If the trigger cannot be created.
     pub async fn swallow_content(&self, content_id: &str) {
         let sql = match self {
             Self::Sqlite(_) => format!(
-                "CREATE TRIGGER swallow BEFORE INSERT ON contents WHEN NEW.content_id = '{content_id}'
+                "CREATE TRIGGER swallow BEFORE INSERT ON contents
+                 WHEN NEW.content_id = '{content_id}'
                  BEGIN SELECT RAISE(IGNORE); END"
             ),
             Self::Postgres(_) => format!(
-                "CREATE FUNCTION swallow() RETURNS trigger AS $$ BEGIN RETURN NULL; END $$ LANGUAGE plpgsql;
+                "CREATE FUNCTION swallow() RETURNS trigger AS $$ BEGIN RETURN NULL; END $$
+                 LANGUAGE plpgsql;
                  CREATE TRIGGER swallow BEFORE INSERT ON contents FOR EACH ROW
                  WHEN (NEW.content_id = '{content_id}') EXECUTE FUNCTION swallow()"
             ),
@@ -129,68 +132,69 @@ impl Database {
         self.execute(&sql).await;
     }
 
-    /// The session of `room`, if there is one.
+    /// Returns the session of `room`.
     pub async fn session(&self, room: &str) -> Option<Value> {
         self.rows("SELECT * FROM sessions WHERE room_id = $1", &[room]).await.pop()
     }
 
-    /// The status of `room`, or `none`.
+    /// Returns the status of `room`, or `none` without a session.
     pub async fn status(&self, room: &str) -> String {
         let session = self.session(room).await.unwrap_or(json!({"status": "none"}));
         session["status"].as_str().unwrap_or("null").to_owned()
     }
 
-    /// The ledger row of an event, if there is one.
+    /// Returns the ledger row of an event.
     pub async fn event(&self, platform: &str, event_id: &str) -> Option<Value> {
         let sql = "SELECT * FROM webhook_events WHERE platform = $1 AND event_id = $2";
         self.rows(sql, &[platform, event_id]).await.pop()
     }
 
-    /// How many rows a table has; 0 when it does not exist yet.
+    /// Returns the number of rows of a table, or 0 if the table does not exist.
     pub async fn count(&self, table: &str) -> i64 {
         let rows = self.try_rows(&format!("SELECT count(*) AS n FROM {table}"), &[]).await;
         rows.ok().and_then(|rows| rows[0]["n"].as_i64()).unwrap_or(0)
     }
 }
 
-/// Takes SQLite's write lock until dropped: what a foreign process that holds a transaction open does.
+/// SQLite's write lock, held until it is dropped, as by an application with an open transaction.
 #[derive(Debug)]
 pub struct ExclusiveLock(SqliteConnection);
 
 impl ExclusiveLock {
-    /// Waits up to 10 s for the lock.
+    /// Takes the lock within 10 s.
     ///
     /// # Panics
-    /// When it cannot be had, or the database is not SQLite.
+    /// If the lock is not free in time, or if the database is not SQLite.
     pub async fn take(database: &Database) -> Self {
         Self::try_take(database, Duration::from_secs(10)).await.expect("BEGIN EXCLUSIVE")
     }
 
-    /// Waits up to `patience` for the lock.
+    /// Takes the lock within `timeout`.
     ///
     /// # Errors
-    /// When it cannot be had.
+    /// If the lock is not free in time.
     ///
     /// # Panics
-    /// When the database is not SQLite.
-    pub async fn try_take(database: &Database, patience: Duration) -> sqlx::Result<Self> {
+    /// If the database is not SQLite.
+    pub async fn try_take(database: &Database, timeout: Duration) -> sqlx::Result<Self> {
         let Database::Sqlite(path) = database else { panic!("only SQLite is locked like this") };
-        let mut connection = sqlite(path, patience).await?;
+        let mut connection = sqlite(path, timeout).await?;
         sqlx::raw_sql("BEGIN EXCLUSIVE").execute(&mut connection).await?;
         Ok(Self(connection))
     }
 
-    /// Gives it back.
+    /// Releases the lock.
     ///
     /// # Panics
-    /// When SQLite refuses.
+    /// If SQLite returns an error.
     pub async fn release(mut self) {
         sqlx::raw_sql("ROLLBACK").execute(&mut self.0).await.expect("ROLLBACK");
         let _ = self.0.close().await;
     }
 }
 
-/// Keeps the row of a session locked in PostgreSQL until dropped: what an application in the middle of a transaction does.
+/// Lock on a session's row or on a table of PostgreSQL, held until it is dropped, as by an
+/// application with an open transaction.
 #[derive(Debug)]
 pub struct RowLock(PgConnection);
 
@@ -198,7 +202,7 @@ impl RowLock {
     /// Locks the row of `room`.
     ///
     /// # Panics
-    /// When there is no such row, or the database is not PostgreSQL.
+    /// If there is no such row, or if the database is not PostgreSQL.
     pub async fn take(database: &Database, room: &str) -> Self {
         let Database::Postgres(url) = database else { panic!("only PostgreSQL has row locks") };
         let mut connection = PgConnection::connect(url).await.expect("the database");
@@ -212,7 +216,7 @@ impl RowLock {
     /// Locks a whole table, as a migration of the application does.
     ///
     /// # Panics
-    /// When there is no such table, or the database is not PostgreSQL.
+    /// If there is no such table, or if the database is not PostgreSQL.
     pub async fn take_table(database: &Database, table: &str) -> Self {
         let Database::Postgres(url) = database else { panic!("only PostgreSQL has table locks") };
         let mut connection = PgConnection::connect(url).await.expect("the database");
@@ -221,19 +225,19 @@ impl RowLock {
         Self(connection)
     }
 
-    /// Gives it back.
+    /// Releases the lock.
     ///
     /// # Panics
-    /// When PostgreSQL refuses.
+    /// If PostgreSQL returns an error.
     pub async fn release(mut self) {
         sqlx::raw_sql("ROLLBACK").execute(&mut self.0).await.expect("ROLLBACK");
         let _ = self.0.close().await;
     }
 }
 
-async fn sqlite(path: &PathBuf, patience: Duration) -> sqlx::Result<SqliteConnection> {
+async fn sqlite(path: &PathBuf, timeout: Duration) -> sqlx::Result<SqliteConnection> {
     let options =
-        SqliteConnectOptions::new().filename(path).create_if_missing(false).busy_timeout(patience);
+        SqliteConnectOptions::new().filename(path).create_if_missing(false).busy_timeout(timeout);
     SqliteConnection::connect_with(&options).await
 }
 
@@ -252,7 +256,7 @@ fn object(row: &SqliteRow) -> sqlx::Result<Value> {
     Ok(plain_times(Value::Object(object)))
 }
 
-/// SQLite keeps JSON as text: objects and arrays are given as what they are.
+/// Parses objects and arrays, since SQLite stores JSON as text.
 fn text(text: String) -> Value {
     if text.starts_with(['{', '[']) {
         serde_json::from_str(&text).unwrap_or(Value::String(text))

@@ -1,4 +1,4 @@
-//! A receiver of outbound webhooks: keeps what it is sent, and answers as it is told to.
+//! Receiver of outbound webhooks: keeps the requests and answers as configured.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -10,42 +10,43 @@ use actix_web::dev::ServerHandle;
 use actix_web::web::{self, Bytes, Data};
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer};
 
-/// How it answers.
+/// Behavior of the receiver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReceiverBehavior {
     /// 200 at once.
     Accept,
-    /// 200 after a while.
+    /// 200 after this time.
     Slow(Duration),
-    /// 500 to every delivery's first attempt, 200 to the next.
+    /// 500 to the first attempt of every delivery, 200 to later ones.
     FailFirst,
     /// 500 to every other request.
     FailEveryOther,
-    /// This status, always.
+    /// Always this status.
     Always(u16),
-    /// 429 with `Retry-After: 2` to the first attempt, 200 to the next.
+    /// 429 with `Retry-After: 2` to the first attempt of every delivery, 200 to later ones.
     BusyFirst,
-    /// 200 to so many requests per window; else 429, with the rest of the window as `Retry-After`.
+    /// 200 to this number of requests per window. Others get 429, with the rest of the window as
+    /// `Retry-After`.
     Limited(usize, Duration),
-    /// 404 for a while after the first request, then 502 for as long again, then 200.
+    /// 404 for this time after the first request, then 502 for the same time, then 200.
     Deploying(Duration),
 }
 
-/// One request.
+/// A received request.
 #[derive(Clone, Debug)]
 pub struct ReceivedRequest {
-    /// Names in lower case.
+    /// Headers, with names in lower case.
     pub headers: BTreeMap<String, String>,
     /// The raw body.
     pub body: Bytes,
-    /// Since the receiver was made.
+    /// Time since the receiver was created.
     pub at: Duration,
-    /// What it was answered.
+    /// Status of the answer.
     pub status: u16,
 }
 
 impl ReceivedRequest {
-    /// The body as JSON.
+    /// Returns the body as JSON.
     #[must_use]
     pub fn json(&self) -> serde_json::Value {
         serde_json::from_slice(&self.body).unwrap_or_default()
@@ -58,21 +59,21 @@ type RequestLog = Arc<Mutex<BTreeMap<String, Vec<ReceivedRequest>>>>;
 #[derive(Debug)]
 pub struct Downstream {
     address: SocketAddr,
-    manner: Arc<Mutex<ReceiverBehavior>>,
+    behavior: Arc<Mutex<ReceiverBehavior>>,
     log: RequestLog,
     begun: std::time::Instant,
     running: Option<ServerHandle>,
 }
 
 struct ReceiverState {
-    manner: Arc<Mutex<ReceiverBehavior>>,
+    behavior: Arc<Mutex<ReceiverBehavior>>,
     log: RequestLog,
     window: Mutex<RequestWindow>,
     requests: AtomicUsize,
     begun: std::time::Instant,
 }
 
-/// Requests in the window that began last.
+/// Number of requests in the current window.
 #[derive(Default)]
 struct RequestWindow {
     first: Option<std::time::Instant>,
@@ -81,7 +82,7 @@ struct RequestWindow {
 }
 
 impl RequestWindow {
-    /// Takes one more request; else how long the window lasts.
+    /// Counts a request. Returns the rest of the window if the window is full.
     fn take(&mut self, most: usize, window: Duration) -> Option<Duration> {
         let begun = self.begun.filter(|begun| begun.elapsed() < window);
         let begun = begun.unwrap_or_else(|| {
@@ -98,40 +99,41 @@ impl RequestWindow {
 }
 
 impl Downstream {
-    /// One that is there.
+    /// Creates a receiver and starts to listen.
     ///
     /// # Panics
-    /// When there is no free port.
+    /// If there is no free port.
     #[must_use]
-    pub fn start(manner: ReceiverBehavior) -> Self {
-        let mut made = Self::not_listening(manner);
-        made.listen();
-        made
+    pub fn start(behavior: ReceiverBehavior) -> Self {
+        let mut receiver = Self::not_listening(behavior);
+        receiver.listen();
+        receiver
     }
 
-    /// One that has an address, and nobody listening there yet.
+    /// Creates a receiver with an address that does not listen yet.
     #[must_use]
-    pub fn not_listening(manner: ReceiverBehavior) -> Self {
+    pub fn not_listening(behavior: ReceiverBehavior) -> Self {
         let address = SocketAddr::from(([127, 0, 0, 1], crate::ports::free()));
-        let manner = Arc::new(Mutex::new(manner));
+        let behavior = Arc::new(Mutex::new(behavior));
         Self {
             address,
-            manner,
+            behavior,
             log: RequestLog::default(),
             begun: std::time::Instant::now(),
             running: None,
         }
     }
 
-    /// Begins to listen.
+    /// Starts to listen.
     ///
     /// # Panics
-    /// When somebody else took the port.
+    /// If another process has taken the port.
     pub fn listen(&mut self) {
-        let (manner, log, begun) = (Arc::clone(&self.manner), Arc::clone(&self.log), self.begun);
+        let (behavior, log, begun) =
+            (Arc::clone(&self.behavior), Arc::clone(&self.log), self.begun);
         let requests = AtomicUsize::new(0);
         let state =
-            Data::new(ReceiverState { manner, log, window: Mutex::default(), requests, begun });
+            Data::new(ReceiverState { behavior, log, window: Mutex::default(), requests, begun });
         let server = HttpServer::new(move || {
             App::new()
                 .app_data(state.clone())
@@ -148,31 +150,31 @@ impl Downstream {
         tokio::spawn(server);
     }
 
-    /// Stops listening; what it has is kept.
+    /// Stops listening, and keeps the requests received.
     pub async fn stop_listening(&mut self) {
         if let Some(server) = self.running.take() {
             server.stop(false).await;
         }
     }
 
-    /// Answers otherwise from now on.
-    pub fn set_behavior(&self, manner: ReceiverBehavior) {
-        *self.manner.lock().unwrap_or_else(PoisonError::into_inner) = manner;
+    /// Changes the behavior for later requests.
+    pub fn set_behavior(&self, behavior: ReceiverBehavior) {
+        *self.behavior.lock().unwrap_or_else(PoisonError::into_inner) = behavior;
     }
 
-    /// Where it listens.
+    /// Returns the URL of the receiver.
     #[must_use]
     pub fn url(&self) -> String {
         format!("http://{}/hook", self.address)
     }
 
-    /// Every request, by delivery id, in the order of arrival.
+    /// Returns every request by delivery id, in the order of arrival.
     #[must_use]
     pub fn received(&self) -> BTreeMap<String, Vec<ReceivedRequest>> {
         self.log.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// How often each delivery was answered with a 2xx.
+    /// Returns the number of 2xx answers by delivery id.
     #[must_use]
     pub fn confirmed(&self) -> BTreeMap<String, usize> {
         let good = |seen: &[ReceivedRequest]| {
@@ -181,7 +183,7 @@ impl Downstream {
         self.received().iter().map(|(id, seen)| (id.clone(), good(seen))).collect()
     }
 
-    /// How many deliveries it has seen.
+    /// Returns the number of different deliveries received.
     #[must_use]
     pub fn deliveries(&self) -> usize {
         self.log.lock().unwrap_or_else(PoisonError::into_inner).len()
@@ -205,13 +207,13 @@ async fn receive(request: HttpRequest, body: Bytes, state: Data<ReceiverState>) 
         })
         .collect();
     let id = headers.get("webhook-id").cloned().unwrap_or_default();
-    let manner = *state.manner.lock().unwrap_or_else(PoisonError::into_inner);
+    let behavior = *state.behavior.lock().unwrap_or_else(PoisonError::into_inner);
     let request = state.requests.fetch_add(1, Ordering::Relaxed);
     let mut retry_after = "2".to_owned();
     let status = {
         let mut log = state.log.lock().unwrap_or_else(PoisonError::into_inner);
         let seen = log.entry(id).or_default();
-        let status = match manner {
+        let status = match behavior {
             ReceiverBehavior::Accept | ReceiverBehavior::Slow(_) => 200,
             ReceiverBehavior::FailEveryOther => {
                 if request.is_multiple_of(2) {
@@ -258,7 +260,7 @@ async fn receive(request: HttpRequest, body: Bytes, state: Data<ReceiverState>) 
         seen.push(ReceivedRequest { headers, body, at: state.begun.elapsed(), status });
         status
     };
-    if let ReceiverBehavior::Slow(time) = manner {
+    if let ReceiverBehavior::Slow(time) = behavior {
         tokio::time::sleep(time).await;
     }
     let mut answer =

@@ -1,11 +1,11 @@
-//! Bodies as they stand in the senders' own guides, from the fixtures.
+//! Request bodies from the fixtures, as the providers' guides show them.
 
 use serde_json::Value;
 
-/// The body of the fixture `name` of `platform`.
+/// Returns the body of the fixture `name` of `platform`.
 ///
 /// # Panics
-/// When there is none.
+/// If there is no such fixture.
 #[must_use]
 pub fn body(platform: &str, name: &str) -> String {
     let path = format!("{}/fixtures/{platform}/requests.json", env!("CARGO_MANIFEST_DIR"));

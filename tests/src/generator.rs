@@ -1,8 +1,12 @@
-//! Events of all bundled and one self-made platform, made from a seed: what they mean and what a provider sends.
+//! Generator of events from a seed: the requests of six bundled platforms and of an own one, each
+//! with its expected effect.
 //!
-//! Guarantee: a seed, a beginning and a rate always give the same requests. Times of the provider run ahead, behind and
-//! out of order, some are missing, some lie far in the future; sessions are announced before and after their first
-//! events; some events must end as dead letters, and some requests are forged.
+//! # Guarantees
+//!
+//! - A seed, a start time and a rate determine the requests
+//!   (`generator_with_one_seed_repeats_its_requests`).
+//! - The events cover out-of-order, missing and far-future times, late announcements, expected dead
+//!   letters and forged requests (`generator_covers_platforms_ends_and_forgeries`).
 
 mod odd_values;
 mod platforms;
@@ -17,14 +21,15 @@ use crate::model::{ColumnValues, EventMeaning, ExpectedEnd, ModelEvent, Provider
 use crate::sender::{self, ADMIN_TOKEN, LIVEKIT_KEY, LIVEKIT_SECRET, MUX_SECRET, NETFLIX_SECRET};
 use crate::sign::{self, SignedWebhook};
 
-/// `REALCAST_WEBHOOK_SECRET` of the systems that these events are for.
+/// `REALCAST_WEBHOOK_SECRET` of the receiving system.
 pub const REALCAST_SECRET: &str = "realcast-secret-0b64";
-/// `STREAMGANK_WEBHOOK_SECRET` of the systems that these events are for.
+/// `STREAMGANK_WEBHOOK_SECRET` of the receiving system.
 pub const STREAMGANK_SECRET: &str = "streamgank-secret-e913";
-/// `STUDIO_SECRET`, for [`STUDIO`].
+/// `STUDIO_SECRET`, used by [`STUDIO`].
 pub const STUDIO_SECRET: &str = "studio-secret-44ad";
 
-/// What `PLATFORMS_FILE` must define beside `acme`: a platform of one's own, and limits that nobody reaches.
+/// Definitions for `PLATFORMS_FILE` in addition to `acme`: the own platform `studio`, and limits
+/// that are never reached.
 pub const STUDIO: &str = r#"
 [platforms.studio]
 secrets = ["env:STUDIO_SECRET"]
@@ -36,10 +41,20 @@ type = "/kind"
 time = "/at"
 session = "/room"
 
-[platforms.studio.effects]
-"stage.open"    = { effect = "session.status", status = "live", set = { title = "/title", started_at = "/since" } }
-"stage.closed"  = { effect = "session.status", status = "ended", set = { ended_at = "/until", peak_viewers = "/peak" } }
-"stage.counted" = { effect = "session.viewers", set = { viewer_count = "/people" }, data = { door = "/door" } }
+[platforms.studio.effects."stage.open"]
+effect = "session.status"
+status = "live"
+set = { title = "/title", started_at = "/since" }
+
+[platforms.studio.effects."stage.closed"]
+effect = "session.status"
+status = "ended"
+set = { ended_at = "/until", peak_viewers = "/peak" }
+
+[platforms.studio.effects."stage.counted"]
+effect = "session.viewers"
+set = { viewer_count = "/people" }
+data = { door = "/door" }
 
 [platforms.mux]
 rate_limit = 600000
@@ -53,31 +68,32 @@ rate_limit = 600000
 rate_limit = 600000
 "#;
 
-/// Rooms that are announced before anything else; events may name them by live stream id alone.
+/// Rooms that are announced before all other events. Later events may name them by live stream id
+/// only.
 pub const FOUNDING_ROOMS: u64 = 16;
 /// Requests between two new rooms.
 const EVENTS_PER_ROOM: u64 = 120;
-/// Rooms that things happen in at a time.
+/// Rooms that have events at the same time.
 const ACTIVE_ROOMS: u64 = 8;
-/// Requests by which an announcement may come late.
+/// Most requests by which an announcement is late.
 const MAX_ANNOUNCEMENT_DELAY: u64 = 30;
 
-/// A request, and what it means.
+/// A request and its expected effect.
 #[derive(Clone, Debug)]
 pub struct SentEvent {
-    /// What it means.
+    /// Meaning of the event.
     pub event: ModelEvent,
-    /// Whether it is signed as it should be. Otherwise it must be refused.
+    /// True if the request is signed correctly. Otherwise it must be rejected.
     pub validly_signed: bool,
-    /// How often it is sent once more after it was accepted.
+    /// Number of times the request is sent again after its acceptance.
     pub copies: u8,
-    /// Which ingress replica is asked first, to be divided by their number.
+    /// Number of the ingress replica that gets the first attempt, modulo their number.
     pub replica: usize,
     body: Value,
     by: RequestStyle,
 }
 
-/// How a request is made.
+/// Signature scheme and route of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum RequestStyle {
     Mux,
@@ -87,7 +103,7 @@ enum RequestStyle {
 }
 
 impl SentEvent {
-    /// The request, signed at `now` (seconds since the epoch).
+    /// Returns the request, signed at `now` (s since the epoch).
     #[must_use]
     pub fn request(&self, now: i64) -> (reqwest::Method, SignedWebhook) {
         let body = self.body.to_string().into_bytes();
@@ -118,7 +134,7 @@ impl SentEvent {
     }
 }
 
-/// Makes requests; it never ends.
+/// Endless iterator over requests.
 #[derive(Debug)]
 pub struct Generator {
     seed: u64,
@@ -132,20 +148,22 @@ pub struct Generator {
 }
 
 impl Generator {
-    /// Events of a run that begins at `began` (ms since the epoch) and makes `rate` events a second.
+    /// Creates a generator for a run that starts at `began` (ms since the epoch) with `rate` events
+    /// per second.
     #[must_use]
     pub fn new(seed: u64, began: i64, rate: f64) -> Self {
         let rng = StdRng::seed_from_u64(seed);
         Self { seed, rng, number: 0, began, rate, newest_room: None, late: VecDeque::new(), odd: 0 }
     }
 
-    /// One event in `odd_values` carries an odd value, or a time in an odd spelling; 0: none.
+    /// Makes one event in `odd` carry an unusual value or an unusual form of its time. 0 makes
+    /// none.
     #[must_use]
     pub fn with_odd_values(self, odd: u32) -> Self {
         Self { odd, ..self }
     }
 
-    /// The announcements that must have taken effect before anything else is sent.
+    /// Returns the announcements that must take effect before other events are sent.
     pub fn founding_announcements(&mut self) -> Vec<SentEvent> {
         (0..FOUNDING_ROOMS)
             .map(|n| {
@@ -159,7 +177,8 @@ impl Generator {
             .collect()
     }
 
-    /// An event that is only logged, from no sequence: for looking whether the system works. `number` must be new.
+    /// Returns an event that is only logged, for probing the system. It does not advance the
+    /// generator; `number` must be unused.
     #[must_use]
     pub fn probe(seed: u64, number: u64) -> SentEvent {
         let body = json!({"kind": "probe", "run": format!("{seed:x}"), "n": number});
@@ -187,7 +206,7 @@ impl Generator {
         format!("{:x}-room-{n}", self.seed)
     }
 
-    /// One of the rooms (or things) that are of interest now.
+    /// Returns the number of a random active room, or of another active object.
     fn current(&mut self) -> u64 {
         let newest = self.number / EVENTS_PER_ROOM + ACTIVE_ROOMS;
         newest - self.rng.random_range(0..ACTIVE_ROOMS)
@@ -197,7 +216,7 @@ impl Generator {
         self.rng.random_bool(percent / 100.0)
     }
 
-    /// The provider's time of the next event.
+    /// Returns the provider's time of the next event.
     fn at(&mut self) -> i64 {
         #[allow(clippy::cast_possible_truncation, clippy::cast_precision_loss)]
         let planned = self.began + (self.number as f64 / self.rate * 1000.0) as i64;
@@ -268,7 +287,7 @@ impl Generator {
         )
     }
 
-    /// A status event or the like of a session.
+    /// Returns the meaning of an event of a session.
     fn session(
         room: String,
         session_ref: SessionRef,

@@ -1,8 +1,9 @@
-//! The proof of no loss: every id that was answered with 2xx is somewhere, and at rest in exactly one place.
+//! Checks that no event is lost: every id answered with 2xx is in exactly one place at rest.
 //!
-//! [`AcceptanceLog`] counts places, for tests of one behaviour. For whole systems under load and failures there is more:
-//! [`recorder`] remembers what was sent and promised, [`observed`] and [`triggers`] read what is there and how it came about, and
-//! [`judge`] compares both through the sequential [`model`](crate::model).
+//! [`AcceptanceLog`] counts places, for tests of one behaviour. For whole systems under load and
+//! faults, [`recorder`] keeps the requests and their answers, [`observed`] and [`triggers`] read
+//! the final state and its history, and [`judge`] compares both through the sequential
+//! [`model`](crate::model).
 
 pub mod judge;
 pub mod observed;
@@ -15,7 +16,7 @@ use std::sync::{Mutex, PoisonError};
 use crate::sender::HttpAnswer;
 use crate::stack::Stack;
 
-/// Where an event is.
+/// Place of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EventPlace {
@@ -29,43 +30,44 @@ pub enum EventPlace {
     Dead,
 }
 
-/// Remembers what was promised.
+/// Record of the accepted events.
 #[derive(Debug, Default)]
 pub struct AcceptanceLog {
-    promised: Mutex<BTreeMap<(String, String), u32>>,
+    accepted: Mutex<BTreeMap<(String, String), u32>>,
 }
 
 impl AcceptanceLog {
-    /// Remembers the event of an answer, if that was a 2xx.
+    /// Records the event of an answer if the status is 2xx.
     pub fn record(&self, platform: &str, answer: &HttpAnswer) {
         if (200..300).contains(&answer.status) && !answer.event_id().is_empty() {
-            let mut promised = self.promised.lock().unwrap_or_else(PoisonError::into_inner);
-            *promised.entry((platform.to_owned(), answer.event_id().to_owned())).or_default() += 1;
+            let mut accepted = self.accepted.lock().unwrap_or_else(PoisonError::into_inner);
+            *accepted.entry((platform.to_owned(), answer.event_id().to_owned())).or_default() += 1;
         }
     }
 
-    /// How many different events were promised.
+    /// Returns the number of different accepted events.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.promised.lock().unwrap_or_else(PoisonError::into_inner).len()
+        self.accepted.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
-    /// Whether nothing was promised.
+    /// Returns true if no event was accepted.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Checks, at rest, that every promised event is in exactly one place, once; gives how many are in each.
+    /// Checks at rest that every accepted event is in exactly one place. Returns the number of
+    /// events per place.
     ///
     /// # Panics
-    /// With the events that are nowhere or in several places.
+    /// With the events that are in no place or in several.
     pub async fn check(&self, stack: &Stack) -> BTreeMap<EventPlace, usize> {
         let found = places(stack).await;
-        let promised = self.promised.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let accepted = self.accepted.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let mut counts = BTreeMap::new();
         let mut wrong = Vec::new();
-        for key in promised.keys() {
+        for key in accepted.keys() {
             match found.get(key).map(Vec::as_slice) {
                 Some([place]) => *counts.entry(*place).or_insert(0) += 1,
                 other => wrong.push(format!("{key:?}: {:?}", other.unwrap_or_default())),
@@ -76,13 +78,13 @@ impl AcceptanceLog {
             wrong.is_empty(),
             "{} of {} events not in exactly one place:\n{shown}",
             wrong.len(),
-            promised.len()
+            accepted.len()
         );
         counts
     }
 }
 
-/// Where each event of `stack` is, with repetitions.
+/// Returns the places of each event of `stack`, with repetitions.
 pub async fn places(stack: &Stack) -> HashMap<(String, String), Vec<EventPlace>> {
     let mut found: HashMap<(String, String), Vec<EventPlace>> = HashMap::new();
     for row in stack.database.rows("SELECT platform, event_id FROM webhook_events", &[]).await {
@@ -106,7 +108,7 @@ pub async fn places(stack: &Stack) -> HashMap<(String, String), Vec<EventPlace>>
     found
 }
 
-/// All entries of a stream: id and fields.
+/// Returns all entries of a stream, with id and fields.
 pub async fn entries(stack: &Stack, stream: &str) -> Vec<(String, HashMap<String, Vec<u8>>)> {
     stack.redis.command(&["XRANGE", stream, "-", "+"]).await
 }

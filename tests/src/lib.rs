@@ -1,9 +1,13 @@
-//! Harness of the integration, end-to-end, load and failure tests: real servers, real binaries, an independent signer.
+//! Harness of the integration, end-to-end, load and failure tests: real servers, real binaries, and
+//! an independent signer.
 //!
-//! Guarantee: whatever is started here is stopped again. Every process and folder belongs to a value that ends it when
-//! dropped, and a guardian outside this process ends what is left when this process is killed. Ports are free ones on
-//! the loopback interface; no server is touched that was not started here. Every wait has a deadline and says what it
-//! saw last. Functions panic, with the server's log, where a test could not go on anyway.
+//! # Guarantees
+//!
+//! - Every process and folder belongs to a value that ends or removes it on drop. If this process
+//!   is killed, a guardian process does so.
+//! - Servers use free loopback ports. No server is touched that the harness did not start.
+//! - Every wait has a deadline, and its failure shows the last state seen.
+//! - Functions panic, with the server's log, if a test cannot continue.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
 

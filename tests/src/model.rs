@@ -1,9 +1,14 @@
-//! What the session database must hold: the contract's meaning of events, applied one after the other.
+//! Sequential model of the session database: the contract's meaning of events, applied one after
+//! the other.
 //!
-//! Guarantee: nothing of the worker is used. There are no guards, batches or merges here: events are sorted by the
-//! provider's time (an absent one, or one more than five minutes ahead of arrival, is the time of arrival; one that
-//! cannot be read is older than all others), then by arrival, and each simply overwrites what the ones before it have written. A system that took them in any other order
-//! must end with the very same rows.
+//! # Guarantees
+//!
+//! - No code of the worker is used. There are no guards, batches or merges.
+//! - Events are sorted by the provider's time, then by arrival, and each overwrites the values of
+//!   earlier ones (`model_orders_by_time_then_arrival`). A system that receives them in another
+//!   order must end with the same rows.
+//! - A missing time, or one more than five minutes ahead of arrival, counts as the time of arrival
+//!   (`model_replaces_a_future_time_by_arrival`). An unreadable time is older than all others.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,21 +16,22 @@ use serde_json::Value;
 
 use crate::sender::rfc3339;
 
-/// How far ahead of arrival a provider's time counts, in ms.
+/// Limit in ms by which a provider's time may be ahead of arrival.
 const MAX_FUTURE_MS: i64 = 300_000;
-/// How much older than its session an event may be that names it by live stream id only, in ms.
+/// Age in ms relative to its session above which an event that names it by live stream id only has
+/// no effect.
 const STREAM_REUSE_MS: i64 = 300_000;
-/// What an event that is no announcement says of how a broadcast went; a new broadcast begins without it.
+/// Columns that a new broadcast clears, unless an announcement set them.
 const BROADCAST_COLUMNS: [&str; 6] =
     ["viewer_count", "peak_viewers", "duration_seconds", "error_code", "error_message", "ended_at"];
 
-/// Columns and their values; null: empty.
+/// Columns and their values; null is empty.
 pub type ColumnValues = BTreeMap<String, Value>;
 
-/// Table, platform (empty for sessions, which all platforms share), key.
+/// Table, platform (empty for sessions, which all platforms share), and key.
 pub type RowKey = (EventTable, String, String);
 
-/// The tables that events write, beside the ledger.
+/// Tables that events write, besides the ledger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[allow(missing_docs)]
 pub enum EventTable {
@@ -37,11 +43,11 @@ pub enum EventTable {
 }
 
 impl EventTable {
-    /// All of them.
+    /// All tables.
     pub const ALL: [Self; 5] =
         [Self::Sessions, Self::Recordings, Self::Contents, Self::Jobs, Self::ChatMessages];
 
-    /// Its name.
+    /// Returns the name of the table.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -53,7 +59,7 @@ impl EventTable {
         }
     }
 
-    /// The column that is its key, beside the platform.
+    /// Returns the key column, besides the platform.
     #[must_use]
     pub fn key(self) -> &'static str {
         match self {
@@ -66,74 +72,76 @@ impl EventTable {
     }
 }
 
-/// What an event means, in the contract's words.
+/// Meaning of an event by the contract.
 #[derive(Clone, Debug, PartialEq)]
 pub enum EventMeaning {
-    /// An application announces a session; what is absent is left alone.
+    /// An application announces a session. Absent values change nothing.
     Announce {
-        /// The session.
+        /// Room of the session.
         room: String,
-        /// Its live stream, if told.
+        /// Live stream id.
         live_stream_id: Option<String>,
-        /// Its status, if told; `ready` changes nothing.
+        /// Status; `ready` changes nothing.
         status: Option<&'static str>,
-        /// Its configuration, if told.
+        /// Configuration.
         config: Option<Value>,
     },
-    /// Something happens to a session.
+    /// An event of a session.
     Session {
-        /// The session.
+        /// Room of the session.
         room: String,
-        /// How the event names it and what it may do about a missing one.
+        /// Reference to the session, and its effect without one.
         session_ref: SessionRef,
-        /// Its new status, if it gets one.
+        /// New status.
         status: Option<&'static str>,
-        /// Columns that are written.
+        /// Columns that are set.
         set: ColumnValues,
-        /// Members of `data` that are written.
+        /// Members of `data` that are set.
         data: ColumnValues,
     },
-    /// A row of another table, whose columns are simply written.
+    /// An insert or update of a row in another table.
     Upsert {
-        /// Which table.
+        /// Table of the row.
         table: EventTable,
-        /// Its key.
+        /// Key of the row.
         id: String,
-        /// Columns that are written.
+        /// Columns that are set.
         set: ColumnValues,
     },
-    /// Nothing but a ledger row.
+    /// Only a ledger row.
     LogOnly,
 }
 
-/// How an event names its session.
+/// Reference of an event to its session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SessionRef {
-    /// By room; a missing one is made.
+    /// By room; a missing session is created.
     RoomOrCreate,
-    /// By room; a missing one is waited for.
+    /// By room; the event waits for a missing session.
     Room,
-    /// By live stream id only: what is clearly older than the session meant somebody else's.
+    /// By live stream id only. An event clearly older than the session belongs to another one and
+    /// has no effect.
     LiveStream,
 }
 
-/// How an event must end.
+/// Expected end of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExpectedEnd {
-    /// It takes effect (or waits for its session until the waiting time is over, where nobody announces that).
+    /// The event takes effect. If its session is never announced, it becomes a dead letter after
+    /// the waiting time.
     Effect,
-    /// It becomes a dead letter with this code.
+    /// The event becomes a dead letter with this code.
     Dead(&'static str),
 }
 
-/// The time of an event, as its sender gives it.
+/// Time of an event as its sender gives it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProviderTime {
-    /// A time in ms since the epoch.
+    /// In ms since the epoch.
     Known(i64),
-    /// None: the time of arrival counts.
+    /// No time; the time of arrival counts.
     Absent,
-    /// A value that is no time: the event is older than each event whose time is known.
+    /// Not a time; the event is older than every event with a known time.
     Unreadable,
 }
 
@@ -143,25 +151,25 @@ impl From<Option<i64>> for ProviderTime {
     }
 }
 
-/// An event, as its sender means it.
+/// An event as its sender means it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelEvent {
-    /// Counts up; names the event in reports.
+    /// Sequence number; identifies the event in reports.
     pub number: u64,
-    /// Whose it is.
+    /// Platform of the event.
     pub platform: &'static str,
-    /// Its type.
+    /// Event type.
     pub kind: &'static str,
-    /// The provider's time.
+    /// Time given by the provider.
     pub at: ProviderTime,
-    /// What it means.
+    /// Meaning of the event.
     pub meaning: EventMeaning,
-    /// How it must end.
+    /// Expected end of the event.
     pub expected_end: ExpectedEnd,
 }
 
 impl ModelEvent {
-    /// The room whose session it waits for.
+    /// Returns the room whose session the event waits for.
     #[must_use]
     pub fn awaited(&self) -> Option<&str> {
         match &self.meaning {
@@ -175,31 +183,31 @@ impl ModelEvent {
     }
 }
 
-/// The first place in a queue: what decides between events of one time. (The first XADD's stream id.)
+/// Stream id of the first queue entry of an event. It orders events of the same time.
 pub type Origin = (u64, u64);
 
-/// An event that was accepted, and when.
+/// An accepted event.
 #[derive(Clone, Debug)]
 pub struct ArrivedEvent<'e> {
-    /// The event.
+    /// The event itself.
     pub event: &'e ModelEvent,
-    /// The id that it was given.
+    /// Event id in the answer.
     pub id: &'e str,
-    /// When it was accepted, by the queue's clock, in ms since the epoch.
+    /// Time of acceptance by the queue's clock, in ms since the epoch.
     pub received_at: i64,
-    /// Its place in the queue.
+    /// First stream id.
     pub origin: Origin,
 }
 
 impl ArrivedEvent<'_> {
-    /// The time that counts, in ms since the epoch.
+    /// Returns the effective time, in ms since the epoch.
     #[must_use]
     pub fn occurred_at(&self) -> i64 {
         occurred_at(self.event, self.received_at)
     }
 }
 
-/// The time that counts for an event accepted at `received_at`.
+/// Returns the effective time of an event accepted at `received_at`.
 #[must_use]
 pub fn occurred_at(event: &ModelEvent, received_at: i64) -> i64 {
     match event.at {
@@ -208,40 +216,41 @@ pub fn occurred_at(event: &ModelEvent, received_at: i64) -> i64 {
     }
 }
 
-/// What must be there once all events have taken effect.
+/// Expected rows after all events took effect.
 #[derive(Clone, Debug, Default)]
 pub struct Model {
-    /// The rows.
+    /// Rows by table, platform and key.
     pub rows: BTreeMap<RowKey, ColumnValues>,
-    /// Every value that a column had at any time, by row: what stands there now must be the last one.
-    pub told: BTreeMap<RowKey, BTreeMap<String, Vec<Value>>>,
+    /// Former values of each column, by row. A row must hold the last value.
+    pub past_values: BTreeMap<RowKey, BTreeMap<String, Vec<Value>>>,
 }
 
-/// Applies all of `arrived` in their order.
+/// Applies `arrived` in their order.
 #[must_use]
 pub fn apply(mut arrived: Vec<ArrivedEvent<'_>>) -> Model {
     let unreadable = |one: &ArrivedEvent<'_>| one.event.at == ProviderTime::Unreadable;
     let mut model = Model::default();
-    // Sessions first: an event may come before the announcement that makes its session, and counts all the same.
-    // The oldest event makes it. One whose time is unreadable does so only where no other can.
+    // Sessions are created first, since an event counts even if it is older than the announcement
+    // of its session. The oldest event creates the session; one with an unreadable time does so
+    // only if there is no other.
     arrived.sort_by_key(|one| (unreadable(one), one.occurred_at(), one.origin));
     for one in &arrived {
-        found(&mut model.rows, one);
+        create_session(&mut model.rows, one);
     }
     arrived.sort_by_key(|one| (!unreadable(one), one.occurred_at(), one.origin));
     for one in &arrived {
         let Some((key, written)) = written(&model.rows, one) else { continue };
         let row = model.rows.entry(key.clone()).or_default();
-        let told = model.told.entry(key).or_default();
+        let past_values = model.past_values.entry(key).or_default();
         for (column, value) in written {
             let before = row.insert(column.clone(), value).unwrap_or_default();
-            told.entry(column).or_default().push(before);
+            past_values.entry(column).or_default().push(before);
         }
     }
     model
 }
 
-/// The columns that an event writes into a row as it is now.
+/// Returns the columns that an event writes into the current row.
 fn written(
     rows: &BTreeMap<RowKey, ColumnValues>,
     one: &ArrivedEvent<'_>,
@@ -251,7 +260,7 @@ fn written(
         EventMeaning::Upsert { table, id, set } => {
             let key = key(*table, one.event.platform, id);
             let mut written = set.clone();
-            // A message whose sender never says when it was sent was sent at the time of its oldest event.
+            // A message without a time of sending gets the time of its oldest event.
             if *table == EventTable::ChatMessages && !rows.contains_key(&key) {
                 written
                     .entry("sent_at".to_owned())
@@ -262,14 +271,14 @@ fn written(
         EventMeaning::Announce { room, live_stream_id, status, config } => {
             let key = key(EventTable::Sessions, "", room);
             rows.get(&key)?;
-            let told = [
+            let past_values = [
                 ("live_stream_id", live_stream_id.clone().map(Value::from)),
                 ("config", config.clone()),
                 ("status", status.filter(|status| *status != "ready").map(Value::from)),
             ];
             let mut written = touch(one);
             written.extend(
-                told.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))),
+                past_values.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))),
             );
             Some((key, written))
         }
@@ -297,8 +306,8 @@ fn written(
     }
 }
 
-/// The oldest event that may make a session is the one that did.
-fn found(tables: &mut BTreeMap<RowKey, ColumnValues>, one: &ArrivedEvent<'_>) {
+/// Creates the session of an event. The oldest event that may create one is applied first.
+fn create_session(tables: &mut BTreeMap<RowKey, ColumnValues>, one: &ArrivedEvent<'_>) {
     let room = match &one.event.meaning {
         EventMeaning::Announce { room, .. }
         | EventMeaning::Session { room, session_ref: SessionRef::RoomOrCreate, .. } => room,
@@ -329,18 +338,19 @@ fn touch(one: &ArrivedEvent<'_>) -> ColumnValues {
     facts.map(|(name, value)| (name.to_owned(), value.into())).into()
 }
 
-/// A column that is not as it should be.
+/// A column that differs from the model.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ColumnDifference {
-    /// Its name.
+    /// Name of the column.
     pub column: String,
-    /// What it must be.
+    /// Expected value.
     pub wanted: Value,
-    /// What it is.
+    /// Actual value.
     pub seen: Value,
 }
 
-/// What the row `found` says otherwise than `expected`. A column that no event has written must be empty.
+/// Returns the columns of `found` that differ from `expected`. A column that no event wrote must be
+/// empty.
 #[must_use]
 pub fn differences(
     table: EventTable,
@@ -365,7 +375,7 @@ pub fn differences(
     columns.into_iter().filter_map(differs).collect()
 }
 
-/// Numbers are compared as numbers: one database says 60, another 60.0.
+/// Compares values. Numbers are equal as numbers, since one database returns 60 and the other 60.0.
 pub(crate) fn same(a: &Value, b: &Value) -> bool {
     match (a, b) {
         (Value::Number(a), Value::Number(b)) => a.as_f64() == b.as_f64(),
@@ -414,8 +424,8 @@ mod tests {
         let ended =
             session(1, 5_000, "ended", &[("peak_viewers", json!(7)), ("title", json!("old"))]);
         let live = session(2, 6_000, "live", &[]);
-        let twin = session(3, 6_000, "idle", &[("duration_seconds", json!(1.5))]);
-        let model = apply(vec![arrived(&twin), arrived(&live), arrived(&ended)]);
+        let same_time = session(3, 6_000, "idle", &[("duration_seconds", json!(1.5))]);
+        let model = apply(vec![arrived(&same_time), arrived(&live), arrived(&ended)]);
         let row = &model.rows[&(EventTable::Sessions, String::new(), "r".to_owned())];
         assert_eq!((&row["status"], &row["peak_viewers"]), (&json!("idle"), &Value::Null));
         assert_eq!((&row["title"], &row["duration_seconds"]), (&json!("old"), &json!(1.5)));
@@ -435,14 +445,20 @@ mod tests {
             ("status".to_owned(), json!("live")),
             ("duration_seconds".to_owned(), json!(60)),
         ]);
-        let found = json!({"room_id": "r", "guards": "{}", "status": "live", "duration_seconds": 60.0, "title": null});
+        let found = json!({
+            "room_id": "r",
+            "guards": "{}",
+            "status": "live",
+            "duration_seconds": 60.0,
+            "title": null,
+        });
         assert_eq!(differences(EventTable::Sessions, &expected, &found), []);
         let found =
             json!({"room_id": "r", "status": "ended", "duration_seconds": 60.0, "title": "x"});
-        let said: Vec<_> = differences(EventTable::Sessions, &expected, &found)
+        let columns: Vec<_> = differences(EventTable::Sessions, &expected, &found)
             .into_iter()
             .map(|differs| differs.column)
             .collect();
-        assert_eq!(said, ["status", "title"]);
+        assert_eq!(columns, ["status", "title"]);
     }
 }

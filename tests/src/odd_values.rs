@@ -1,10 +1,10 @@
-//! Odd values in every place that a bundled effect reads.
+//! Unusual values in every place of a body that a bundled effect reads.
 
 use serde_json::{Value, json};
 use shared::effects::MAX_KEY_BYTES;
 use shared::platform::{Effect, EffectSpec, Platform, Pointer};
 
-/// Values that senders put where something else is expected.
+/// Returns values of unexpected types and forms.
 #[must_use]
 pub fn values() -> Vec<Value> {
     vec![
@@ -35,20 +35,20 @@ pub fn values() -> Vec<Value> {
     ]
 }
 
-/// A body with one odd value.
+/// A body with one unusual value.
 #[derive(Clone, Debug)]
 pub struct OddEvent {
-    /// Its event type.
+    /// Event type of the body.
     pub event_type: String,
-    /// The column, or the id, that the value is for.
+    /// Column or id that is read from the value.
     pub place: String,
-    /// True where the effect means nothing without that place.
+    /// True if the effect is impossible without the value.
     pub essential: bool,
-    /// The body.
+    /// Body of the request.
     pub body: Value,
 }
 
-/// A place that an effect reads.
+/// A place of the body that an effect reads.
 struct EffectInput<'p> {
     name: String,
     at: &'p [Pointer],
@@ -69,7 +69,8 @@ impl<'p> EffectInput<'p> {
         set.iter().map(place).collect()
     }
 
-    /// Place for an odd value; of a whole object, one member, since others are other places.
+    /// Returns the pointer for the unusual value. For a whole object it is a new member, since its
+    /// members are other places.
     fn odd(&self, pointer: &Pointer) -> Pointer {
         let mut pointer = pointer.clone();
         if self.name == "data" {
@@ -78,7 +79,7 @@ impl<'p> EffectInput<'p> {
         pointer
     }
 
-    /// All that `spec` reads, but for the session.
+    /// Returns the places that `spec` reads, except the session.
     fn of(spec: &'p EffectSpec) -> Vec<Self> {
         match &spec.effect {
             Effect::SessionStatus { set, data, .. } => {
@@ -110,7 +111,8 @@ fn chain<T, const N: usize>(lists: [Vec<T>; N]) -> Vec<T> {
     lists.into_iter().flatten().collect()
 }
 
-/// A body with a usable value in every place that `spec` reads; its ids, and its room, are `id`.
+/// Returns a body with a usable value in every place that `spec` reads. Its ids and its room are
+/// `id`.
 #[must_use]
 pub fn valid_body(platform: &Platform, spec: &EffectSpec, id: &str) -> Value {
     let mut body = json!({});
@@ -128,8 +130,8 @@ pub fn valid_body(platform: &Platform, spec: &EffectSpec, id: &str) -> Value {
     body
 }
 
-/// One body for each place that an effect of `platform` reads and each odd value. Its id and room
-/// are `NAME-odd-N`.
+/// Returns one body for each unusual value in each place that an effect of `platform` reads. Its id
+/// and its room are `NAME-odd-N`.
 #[must_use]
 pub fn events(platform: &Platform) -> Vec<OddEvent> {
     let mut all = Vec::new();
@@ -154,7 +156,7 @@ pub fn events(platform: &Platform) -> Vec<OddEvent> {
                 all.push(OddEvent {
                     event_type: event_type.clone(),
                     place: place.name.clone(),
-                    // A column may be read from where an id is.
+                    // A column may be read from the same place as an id.
                     essential: place.at.iter().any(|at| essential.contains(&at)),
                     body,
                 });
@@ -164,7 +166,7 @@ pub fn events(platform: &Platform) -> Vec<OddEvent> {
     all
 }
 
-/// Puts `value` where `pointer` leads to.
+/// Sets the value at `pointer`, and creates the objects on the way.
 fn put(body: &mut Value, pointer: &Pointer, value: Value) {
     let mut place = body;
     for segment in &pointer.segments {

@@ -1,31 +1,33 @@
-//! Entries as workers left them that are gone.
+//! Pending entries as a crashed worker leaves them.
 
 use shared::event::StreamId;
 
 use crate::redis::RedisServer;
 
-/// Any time that Redis takes, to be found in the dump.
+/// Marker time that is found and replaced in the dump.
 const PLACEHOLDER_TIME_MS: u64 = 1_700_000_000_123;
-/// Thousands of years ahead.
+/// Offset of the new time: about 3,000 years.
 const FUTURE_OFFSET_MS: u64 = 100_000_000_000_000;
 
-/// Adds an entry to `stream` that a worker which is gone has held for ten minutes, and that was delivered so often that it
-/// is suspect. No reader sees it in between. Returns its id.
+/// Adds an entry to `stream` that a crashed worker has held for ten minutes, delivered so often
+/// that it is suspect. No reader sees it in between. Returns its id.
 ///
 /// # Panics
-/// When there is no group, or Redis does not answer.
+/// If there is no group, or if Redis does not answer.
 pub async fn add_suspect_entry(server: &RedisServer, stream: &str, fields: &[&str]) -> String {
     let script = "local id = redis.call('XADD', KEYS[1], '*', unpack(ARGV)) \
         redis.call('XREADGROUP', 'GROUP', 'webhook-processors', 'gone', 'STREAMS', KEYS[1], '>') \
-        redis.call('XCLAIM', KEYS[1], 'webhook-processors', 'gone', 0, id, 'IDLE', 600000, 'RETRYCOUNT', 500, 'JUSTID') \
+        redis.call('XCLAIM', KEYS[1], 'webhook-processors', 'gone', 0, id, \
+        'IDLE', 600000, 'RETRYCOUNT', 500, 'JUSTID') \
         return id";
     server.command(&[&["EVAL", script, "1", stream], fields].concat()).await
 }
 
-/// [`add_suspect_entry`], of which three runs alone have ended a worker, as `suspects` counts them.
+/// Adds an entry like [`add_suspect_entry`] whose three isolated runs have crashed a worker, as
+/// counted in `suspects`.
 ///
 /// # Panics
-/// As there.
+/// As for [`add_suspect_entry`].
 pub async fn add_condemned_entry(
     server: &RedisServer,
     stream: &str,
@@ -34,18 +36,19 @@ pub async fn add_condemned_entry(
 ) -> String {
     let script = "local id = redis.call('XADD', KEYS[1], '*', unpack(ARGV)) \
         redis.call('XREADGROUP', 'GROUP', 'webhook-processors', 'gone', 'STREAMS', KEYS[1], '>') \
-        redis.call('XCLAIM', KEYS[1], 'webhook-processors', 'gone', 0, id, 'IDLE', 600000, 'RETRYCOUNT', 500, 'JUSTID') \
+        redis.call('XCLAIM', KEYS[1], 'webhook-processors', 'gone', 0, id, \
+        'IDLE', 600000, 'RETRYCOUNT', 500, 'JUSTID') \
         redis.call('HSET', KEYS[2], id, '3:earlier') \
         return id";
     server.command(&[&["EVAL", script, "2", stream, suspects], fields].concat()).await
 }
 
-/// Makes the entries `ids` of `stream`, which are pending for `consumer`, ones that were delivered in the future: what Redis
-/// holds after its clock was set back. Redis takes no such time from anybody, so it is written into a dump of the stream,
-/// which is signed anew.
+/// Gives the entries `ids` of `stream`, which are pending for `consumer`, a delivery time in the
+/// future, as after a backward step of Redis's clock. No command accepts such a time, so it is
+/// written into a dump of the stream, with a new checksum.
 ///
 /// # Panics
-/// When other entries are pending, too, or Redis does not answer.
+/// If other entries are pending too, or if Redis does not answer.
 pub async fn move_delivery_into_future(
     server: &RedisServer,
     stream: &str,
@@ -66,7 +69,7 @@ pub async fn move_delivery_into_future(
     restore.query_async::<()>(&mut connection).await.expect("the dump is valid");
 }
 
-/// The dump with another time of delivery in all its `pending` places.
+/// Returns the dump with another delivery time in all its `pending` places.
 fn with_time(mut dump: Vec<u8>, pending: usize) -> Vec<u8> {
     let (old, new) =
         (PLACEHOLDER_TIME_MS.to_le_bytes(), (PLACEHOLDER_TIME_MS + FUTURE_OFFSET_MS).to_le_bytes());
@@ -81,7 +84,7 @@ fn with_time(mut dump: Vec<u8>, pending: usize) -> Vec<u8> {
     dump
 }
 
-/// The checksum that Redis puts under a dump (CRC-64/Jones).
+/// Returns the checksum at the end of a dump (CRC-64/Jones).
 fn crc64(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0, |crc, byte| {
         (0..8).fold(crc ^ u64::from(*byte), |crc, _| {

@@ -1,7 +1,7 @@
 //! Free loopback ports that stay free while a server restarts.
 //!
-//! They lie below the range from which the kernel picks ports of outgoing connections: a port out of that range can be
-//! taken by any client (even by one that connects to itself) while the server that a test gave it to is down.
+//! They are below the kernel's range of ports for outgoing connections. A port of that range can be
+//! taken by any client, or by a connection to itself, while its server is down.
 
 use std::collections::HashSet;
 use std::net::{Ipv4Addr, TcpListener};
@@ -11,18 +11,21 @@ use rand::RngExt;
 
 const PORT_RANGE: std::ops::Range<u16> = 10_000..32_000;
 
-/// Ports that this process has given out; none is given out twice.
+/// Ports issued by this process; none is issued twice.
 static ISSUED: Mutex<Option<HashSet<u16>>> = Mutex::new(None);
 
-/// A loopback port that nothing listens on and that this process has not given out before.
+/// Returns a loopback port that is free and was not issued before.
+///
+/// # Panics
+/// If no port is found in 1000 attempts.
 #[must_use]
 pub fn free() -> u16 {
-    let mut given = ISSUED.lock().unwrap_or_else(PoisonError::into_inner);
-    let given = given.get_or_insert_default();
+    let mut issued = ISSUED.lock().unwrap_or_else(PoisonError::into_inner);
+    let issued = issued.get_or_insert_default();
     for _ in 0..1000 {
         let port = rand::rng().random_range(PORT_RANGE);
-        if !given.contains(&port) && TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
-            given.insert(port);
+        if !issued.contains(&port) && TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            issued.insert(port);
             return port;
         }
     }

@@ -1,7 +1,9 @@
-//! Real PostgreSQL servers of one's own: `initdb` runs once per process, every server starts from a copy of its result.
+//! Real PostgreSQL servers. `initdb` runs once per process; every server starts with a copy of its
+//! result.
 //!
-//! [`shared()`] is one server for all tests that only need a database; a test that stops its server starts its own with
-//! [`PostgresServer::start`]. As root, the server runs as user `postgres` (it refuses to run as root).
+//! [`shared()`] is one server for all tests that only need a database. A test that stops its server
+//! starts its own with [`PostgresServer::start`]. For root, the server runs as user `postgres`,
+//! since it refuses to run as root.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -14,19 +16,19 @@ use crate::process::{self, Process, Program};
 use crate::{poll, ports};
 
 const START_TIMEOUT: Duration = Duration::from_secs(30);
-/// Pause between two looks at what runs.
+/// Pause between two checks of the processes.
 const PROCESS_POLL_INTERVAL: Duration = Duration::from_millis(2);
 
-/// How the server is configured.
+/// Configuration of the server.
 #[derive(Clone, Debug, Default)]
 pub struct PostgresOptions {
-    /// `fsync=on`: needed where the test kills the server and counts what survived. Off is faster.
+    /// `fsync=on`: needed if the test kills the server and counts the data. Off is faster.
     pub fsync: bool,
     /// Further `name=value` settings.
     pub settings: Vec<(String, String)>,
 }
 
-/// A PostgreSQL server of this test's own. Killed, and its folder removed, on drop.
+/// A PostgreSQL server. On drop it is killed and its folder removed.
 #[derive(Debug)]
 pub struct PostgresServer {
     port: u16,
@@ -41,7 +43,7 @@ struct RunningProcess {
     parent: u32,
 }
 
-/// Those that are neither dead nor frozen.
+/// Returns the processes that are neither dead nor frozen.
 fn running() -> Vec<RunningProcess> {
     let table =
         Command::new("ps").args(["-A", "-o", "pid=,ppid=,state="]).output().expect("ps runs");
@@ -53,24 +55,25 @@ fn running() -> Vec<RunningProcess> {
     String::from_utf8_lossy(&table.stdout).lines().filter_map(one).collect()
 }
 
-/// The server that the tests of this process share; started on first use, ended by the guardian with the process.
+/// Returns the server shared by the tests of this process. It starts on first use; the guardian
+/// ends it with the process.
 pub async fn shared() -> &'static PostgresServer {
     static SHARED: OnceCell<PostgresServer> = OnceCell::const_new();
     SHARED.get_or_init(|| PostgresServer::start(PostgresOptions::default())).await
 }
 
 impl PostgresServer {
-    /// Starts one and waits until it answers.
+    /// Starts a server and waits until it answers.
     ///
     /// # Panics
-    /// When PostgreSQL is not installed or does not answer in time.
+    /// If PostgreSQL is not installed or does not answer in time.
     pub async fn start(options: PostgresOptions) -> Self {
         let folder = process::folder();
-        hand_over(folder.path());
+        give_to_postgres(folder.path());
         let data = folder.path().join("data");
         let template = template().await;
         run(
-            as_owner(Path::new("cp")).arg("-a").arg(template).arg(&data),
+            command_as_postgres(Path::new("cp")).arg("-a").arg(template).arg(&data),
             "copy of the initdb folder",
         );
         let port = ports::free();
@@ -85,7 +88,8 @@ impl PostgresServer {
             ("shared_buffers", "32MB".into()),
             ("timezone", "UTC".into()),
         ];
-        let mut program = program(&bin("postgres")).arg("-D").arg(&data).in_folder(folder.path());
+        let mut program =
+            program(&find_binary("postgres")).arg("-D").arg(&data).in_folder(folder.path());
         for (name, value) in fixed
             .iter()
             .map(|(n, v)| (*n, v))
@@ -98,10 +102,10 @@ impl PostgresServer {
         server
     }
 
-    /// A fresh, empty database on this server, as a URL.
+    /// Creates an empty database on this server and returns its URL.
     ///
     /// # Panics
-    /// When the server is away.
+    /// If the server is unavailable.
     pub async fn database(&self) -> String {
         let name = format!("t{}", uuid::Uuid::new_v4().simple());
         let mut connection = PgConnection::connect(&self.url("postgres"))
@@ -115,32 +119,32 @@ impl PostgresServer {
         self.url(&name)
     }
 
-    /// The URL of database `name`.
+    /// Returns the URL of database `name`.
     #[must_use]
     pub fn url(&self, name: &str) -> String {
         format!("postgres://postgres@127.0.0.1:{}/{name}?sslmode=disable", self.port)
     }
 
-    /// Its port, the same after every restart.
+    /// Returns the port, which is the same after every restart.
     #[must_use]
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// The running server's main process.
+    /// Returns the main process of the running server.
     ///
     /// # Panics
-    /// When it is stopped.
+    /// If the server is stopped.
     #[must_use]
     pub fn process(&self) -> &Process {
         self.process.as_ref().expect("the PostgreSQL server is stopped")
     }
 
-    /// SIGKILL to the main process, and waits until its children have followed: one that serves a connection may still
-    /// answer until it has noticed. Those that are frozen are not waited for.
+    /// Sends SIGKILL to the main process and waits until its children have exited, since a child
+    /// may answer until it notices. Frozen children are not waited for.
     ///
     /// # Panics
-    /// When they do not follow.
+    /// If the children do not exit in time.
     pub fn kill(&mut self) {
         let Some(process) = self.process.take() else { return };
         let parent = process.pid();
@@ -154,7 +158,7 @@ impl PostgresServer {
         }
     }
 
-    /// Fast shutdown (SIGINT: open transactions are rolled back), and waits for the end.
+    /// Runs a fast shutdown (SIGINT: open transactions are rolled back) and waits for the exit.
     pub async fn stop(&mut self) {
         if let Some(process) = self.process.take() {
             process.interrupt();
@@ -162,12 +166,14 @@ impl PostgresServer {
         }
     }
 
-    /// Starts it again on the same port and data and waits until it answers, recovery done.
+    /// Restarts the server on the same port and data, and waits until its recovery is done and it
+    /// answers.
     pub async fn restart(&mut self) {
         self.kill();
         let url = self.url("postgres");
         let mut process = self.program.spawn();
-        // After a kill, the old server's children may hold its shared memory for a moment; then the new one gives up.
+        // After a kill, the old children may hold the shared memory for a moment. The new server
+        // then exits and is started again.
         poll::until("PostgreSQL answers", START_TIMEOUT, async || {
             if !process.is_running() {
                 let log = process.tail();
@@ -184,15 +190,15 @@ impl PostgresServer {
     }
 }
 
-/// The folder that `initdb` made, once per process.
+/// Returns the folder that `initdb` created, once per process.
 async fn template() -> &'static Path {
     static TEMPLATE: OnceCell<(tempfile::TempDir, PathBuf)> = OnceCell::const_new();
     let (_, path) = TEMPLATE
         .get_or_init(async || {
             let folder = process::folder();
-            hand_over(folder.path());
+            give_to_postgres(folder.path());
             let data = folder.path().join("template");
-            let mut command = as_owner(&bin("initdb"));
+            let mut command = command_as_postgres(&find_binary("initdb"));
             command.current_dir(folder.path()).arg("-D").arg(&data).args([
                 "--username=postgres",
                 "--auth=trust",
@@ -207,7 +213,7 @@ async fn template() -> &'static Path {
     path
 }
 
-fn bin(name: &str) -> PathBuf {
+fn find_binary(name: &str) -> PathBuf {
     let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
     let mut found: Vec<PathBuf> = versions
         .map(|entry| entry.path().join("bin").join(name))
@@ -228,8 +234,9 @@ fn bin(name: &str) -> PathBuf {
     })
 }
 
-/// The words before a command that make it run as user `postgres`; none when this process is not root.
-fn prefix() -> Vec<&'static str> {
+/// Returns the words before a command that run it as user `postgres`; none unless this process is
+/// root.
+fn postgres_user_prefix() -> Vec<&'static str> {
     if !is_root() {
         return Vec::new();
     }
@@ -249,7 +256,7 @@ fn id(args: &[&str]) -> Option<u32> {
     String::from_utf8(output.stdout).ok()?.trim().parse().ok()
 }
 
-fn hand_over(folder: &Path) {
+fn give_to_postgres(folder: &Path) {
     if is_root() {
         let (user, group) = (id(&["-u", "postgres"]), id(&["-g", "postgres"]));
         assert!(user.is_some(), "there is no user postgres, and PostgreSQL refuses to run as root");
@@ -257,8 +264,8 @@ fn hand_over(folder: &Path) {
     }
 }
 
-fn as_owner(program: &Path) -> Command {
-    let mut words = prefix().into_iter();
+fn command_as_postgres(program: &Path) -> Command {
+    let mut words = postgres_user_prefix().into_iter();
     match words.next() {
         Some(first) => {
             let mut command = Command::new(first);
@@ -270,7 +277,7 @@ fn as_owner(program: &Path) -> Command {
 }
 
 fn program(path: &Path) -> Program {
-    let mut words = prefix().into_iter();
+    let mut words = postgres_user_prefix().into_iter();
     match words.next() {
         Some(first) => Program::at("postgres", first).args(words).arg(path),
         None => Program::at("postgres", path),

@@ -1,7 +1,7 @@
-//! Real processes: scrubbed environment, output in a file, signals by pid, ended on drop.
+//! Real processes with a clean environment and a log file, ended on drop.
 //!
-//! A guardian (one shell per test process, holding a pipe from it) ends what is still registered when this process dies
-//! without running its destructors, and removes the folders.
+//! If this process dies without running destructors, a guardian ends the registered processes and
+//! removes the folders. The guardian is one shell per test process, at the other end of a pipe.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -17,10 +17,11 @@ use crate::poll;
 
 /// Lines of a log that a failure shows.
 const LOG_TAIL_LINES: usize = 60;
-/// Longest that a process takes to stop: a thread that waits for a disk stops after that.
+/// Longest wait for a process to freeze. A thread in disk I/O stops only afterwards.
 const FREEZE_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Reads `pid N`, `done N` and `dir PATH`; when the pipe closes, ends the pids that are left and removes the folders.
+/// Script of the guardian: reads `pid N`, `done N` and `dir PATH`. When the pipe closes, it kills
+/// the remaining processes and removes the folders.
 const GUARDIAN: &str = r#"
 trap '' INT TERM HUP
 pids=' '
@@ -39,7 +40,7 @@ printf '%s\n' "$dirs" | while IFS= read -r dir; do
 done
 "#;
 
-/// It outlives this process by design, so nobody waits for it.
+/// The guardian outlives this process by design, so it is never waited for.
 #[allow(clippy::zombie_processes)]
 fn tell_guardian(line: &str) {
     static GUARD: OnceLock<Mutex<ChildStdin>> = OnceLock::new();
@@ -58,7 +59,8 @@ fn tell_guardian(line: &str) {
     writeln!(pipe, "{line}").and_then(|()| pipe.flush()).expect("the guardian is alive");
 }
 
-/// A temporary folder named `tributary-*`, removed on drop, and by the guardian when this process is killed.
+/// Creates a temporary folder named `tributary-*`. It is removed on drop, or by the guardian if
+/// this process is killed.
 #[must_use]
 pub fn folder() -> tempfile::TempDir {
     let dir = tempfile::Builder::new().prefix("tributary-").tempdir().expect("a temporary folder");
@@ -66,11 +68,11 @@ pub fn folder() -> tempfile::TempDir {
     dir
 }
 
-/// The path of one of the workspace's binaries: beside the running test (`target/<profile>/NAME`), or in the folder that
-/// the variable `TEST_BINARIES` names.
+/// Returns the path of a binary of the workspace: beside the running test
+/// (`target/<profile>/NAME`), or in the folder of the variable `TEST_BINARIES`.
 ///
 /// # Panics
-/// When it has not been built.
+/// If the binary has not been built.
 #[must_use]
 pub fn binary(name: &str) -> PathBuf {
     let own = std::env::current_exe().expect("the path of this executable");
@@ -82,7 +84,7 @@ pub fn binary(name: &str) -> PathBuf {
     path
 }
 
-/// A command that is not running yet. Nothing of this process's environment reaches it but `PATH` and `HOME`.
+/// A command to start. Of this process's environment it inherits `PATH` and `HOME` only.
 #[derive(Clone, Debug)]
 pub struct Program {
     name: String,
@@ -92,27 +94,27 @@ pub struct Program {
     folder: Option<PathBuf>,
 }
 
-/// What a finished program left.
+/// Result of a finished program.
 #[derive(Clone, Debug)]
 pub struct ProgramOutput {
-    /// Exit code; `None` when a signal ended it.
+    /// Exit code; `None` if a signal ended the program.
     pub code: Option<i32>,
-    /// Signal that ended it.
+    /// Signal that ended the program.
     pub signal: Option<i32>,
-    /// All of standard output.
+    /// Standard output.
     pub stdout: String,
-    /// All of standard error.
+    /// Standard error.
     pub stderr: String,
 }
 
 impl Program {
-    /// One of the workspace's binaries (`ingress`, `worker`, `dlq-tool`).
+    /// Creates a command for a binary of the workspace (`ingress`, `worker`, `dlq-tool`).
     #[must_use]
     pub fn new(name: &str) -> Self {
         Self::at(name, binary(name))
     }
 
-    /// Any executable.
+    /// Creates a command for any executable.
     #[must_use]
     pub fn at(name: &str, path: impl Into<PathBuf>) -> Self {
         let mut env = BTreeMap::new();
@@ -139,21 +141,21 @@ impl Program {
         self
     }
 
-    /// Sets a variable.
+    /// Sets an environment variable.
     #[must_use]
     pub fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
         self.env.insert(name.to_owned(), value.as_ref().to_owned());
         self
     }
 
-    /// Takes a variable out again.
+    /// Removes an environment variable.
     #[must_use]
     pub fn without(mut self, name: &str) -> Self {
         self.env.remove(name);
         self
     }
 
-    /// Runs in `folder`.
+    /// Sets the working directory.
     #[must_use]
     pub fn in_folder(mut self, folder: impl Into<PathBuf>) -> Self {
         self.folder = Some(folder.into());
@@ -169,10 +171,10 @@ impl Program {
         command
     }
 
-    /// Starts it; output and errors go into one file.
+    /// Starts the command; standard output and error go into one file.
     ///
     /// # Panics
-    /// When it cannot be started.
+    /// If the command cannot be started.
     #[must_use]
     pub fn spawn(&self) -> Process {
         let folder = folder();
@@ -193,10 +195,10 @@ impl Program {
         }
     }
 
-    /// Runs it to its end, at most `within`, with `input` on standard input.
+    /// Runs the command to its end within `within`, with `input` on standard input.
     ///
     /// # Panics
-    /// When it cannot be started or does not end in time.
+    /// If the command cannot be started or does not end in time.
     pub async fn run_with_input(&self, input: &[u8], within: Duration) -> ProgramOutput {
         let folder = folder();
         let (out, err, inp) =
@@ -230,16 +232,16 @@ impl Program {
         }
     }
 
-    /// Runs it to its end, at most `within`, with nothing on standard input.
+    /// Runs the command to its end within `within`, without input.
     ///
     /// # Panics
-    /// When it cannot be started or does not end in time.
+    /// If the command cannot be started or does not end in time.
     pub async fn run(&self, within: Duration) -> ProgramOutput {
         self.run_with_input(b"", within).await
     }
 }
 
-/// A running (or ended) process; ended with SIGKILL on drop. Its log is shown when the test fails.
+/// A started process. It is killed on drop; its log is shown if the test fails.
 #[derive(Debug)]
 pub struct Process {
     program: Program,
@@ -250,19 +252,19 @@ pub struct Process {
 }
 
 impl Process {
-    /// Its process id.
+    /// Returns the process id.
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.child().id()
     }
 
-    /// What it was started as.
+    /// Returns the command that was started.
     #[must_use]
     pub fn program(&self) -> &Program {
         &self.program
     }
 
-    /// The most memory that it ever held, in bytes; `None` where the system does not tell (it is Linux's).
+    /// Returns the peak memory in bytes, on Linux only.
     #[must_use]
     pub fn peak_memory(&self) -> Option<u64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).ok()?;
@@ -270,50 +272,50 @@ impl Process {
         peak.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kib| kib * 1024)
     }
 
-    /// Output and errors so far.
+    /// Returns the output so far.
     #[must_use]
     pub fn log(&self) -> String {
         String::from_utf8_lossy(&std::fs::read(&self.log).unwrap_or_default()).into_owned()
     }
 
-    /// Its status once it has ended.
+    /// Returns the exit status after the end.
     #[must_use]
     pub fn status(&self) -> Option<ExitStatus> {
         self.child().try_wait().expect("a child's status")
     }
 
-    /// Whether it still runs.
+    /// Returns true while the process runs.
     #[must_use]
     pub fn is_running(&self) -> bool {
         self.status().is_none()
     }
 
-    /// Does not show its log when the test fails.
+    /// Hides the log if the test fails.
     pub fn hide_log(&mut self) {
         self.quiet = true;
     }
 
-    /// SIGKILL, and waits for the end.
+    /// Sends SIGKILL and waits for the exit.
     pub fn kill(&self) {
         let mut child = self.child();
         let _ = child.kill();
         let _ = child.wait();
     }
 
-    /// SIGTERM.
+    /// Sends SIGTERM.
     pub fn terminate(&self) {
         self.signal("TERM");
     }
 
-    /// SIGINT.
+    /// Sends SIGINT.
     pub fn interrupt(&self) {
         self.signal("INT");
     }
 
-    /// SIGSTOP. None of its threads runs any more when this returns.
+    /// Sends SIGSTOP and waits until every thread is stopped.
     ///
     /// # Panics
-    /// When it cannot be stopped.
+    /// If the process does not stop in time.
     pub fn freeze(&self) {
         self.signal("STOP");
         let end = Instant::now() + FREEZE_TIMEOUT;
@@ -323,7 +325,7 @@ impl Process {
         }
     }
 
-    /// SIGCONT.
+    /// Sends SIGCONT.
     pub fn thaw(&self) {
         self.signal("CONT");
     }
@@ -336,10 +338,10 @@ impl Process {
         assert!(done.is_ok_and(|status| status.success()), "kill -s {name} {}", self.program.name);
     }
 
-    /// Waits until it has ended by itself.
+    /// Waits until the process has exited.
     ///
     /// # Panics
-    /// With its log, when it still runs after `within`.
+    /// With its log, if it still runs after `within`.
     pub async fn wait_until_ended(&self, within: Duration) -> ExitStatus {
         let end = Instant::now() + within;
         loop {
@@ -356,10 +358,10 @@ impl Process {
         }
     }
 
-    /// Waits until its log holds `text`.
+    /// Waits until the log contains `text`.
     ///
     /// # Panics
-    /// When it does not within `within`.
+    /// If it does not within `within`.
     pub async fn wait_until_logged(&self, text: &str, within: Duration) {
         poll::until(&format!("{} logs {text:?}", self.program.name), within, async || {
             if self.log().contains(text) { Ok(()) } else { Err(self.tail()) }
@@ -367,7 +369,7 @@ impl Process {
         .await;
     }
 
-    /// The end of its log.
+    /// Returns the last lines of the log.
     #[must_use]
     pub fn tail(&self) -> String {
         let log = self.log();
@@ -390,17 +392,17 @@ impl Drop for Process {
     }
 }
 
-/// Whether every thread of a process has stopped, or is gone.
+/// Returns true if every thread of a process is stopped or gone.
 fn is_stopped(pid: u32) -> bool {
     let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else {
-        // Elsewhere than on Linux there is one state for all of them.
+        // Outside Linux there is one state for all threads.
         let state = Command::new("ps").args(["-o", "state=", "-p", &pid.to_string()]).output();
         return state
             .map_or(true, |state| state.stdout.is_empty() || state.stdout.starts_with(b"T"));
     };
     threads.flatten().all(|thread| {
         let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
-        // The name before it is in parentheses, and may hold any.
+        // The name before the state is in parentheses and may contain any character.
         let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
         state.is_none_or(|state| matches!(state, 'T' | 't' | 'Z' | 'X'))
     })

@@ -1,7 +1,10 @@
-//! A real Prometheus of one's own that scrapes a stack and evaluates the shipped alert rules, with time running faster.
+//! Real Prometheus that scrapes a stack and evaluates the shipped alert rules at a higher speed.
 //!
-//! Guarantee: the rules are those of `deploy/prometheus/alerts.yml`; only their durations (`for`, windows, ages) are divided,
-//! by code, so that an alert which takes five minutes takes seconds. Thresholds that are no durations stay.
+//! # Guarantees
+//!
+//! - The rules are those of `deploy/prometheus/alerts.yml`. Only their durations (`for`, windows,
+//!   ages) are divided, so that an alert of five minutes takes seconds
+//!   (`speed_up_rules_divides_only_durations`).
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -16,10 +19,10 @@ use crate::{poll, ports};
 
 const START_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Where Prometheus reads its targets from.
+/// File from which Prometheus reads its targets.
 const TARGETS_FILE: &str = "targets.json";
 
-/// A running Prometheus; killed, and its folder removed, on drop.
+/// A running Prometheus. On drop it is killed and its folder removed.
 #[derive(Debug)]
 pub struct Prometheus {
     process: Process,
@@ -27,10 +30,10 @@ pub struct Prometheus {
     folder: tempfile::TempDir,
 }
 
-/// A file of this repository.
+/// Returns a file of this repository.
 ///
 /// # Panics
-/// When it cannot be read.
+/// If it cannot be read.
 #[must_use]
 pub fn repository_file(path: &str) -> String {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..").join(path);
@@ -38,10 +41,11 @@ pub fn repository_file(path: &str) -> String {
 }
 
 impl Prometheus {
-    /// Starts one that scrapes all roles of `stack` and evaluates the shipped rules, `factor` times as fast as shipped.
+    /// Starts a Prometheus that scrapes all processes of `stack` and evaluates the shipped rules
+    /// `factor` times as fast.
     ///
     /// # Panics
-    /// When it is not installed, or does not become ready.
+    /// If Prometheus is not installed or does not become ready.
     pub async fn start(stack: &Stack, factor: u32) -> Self {
         let folder = process::folder();
         let write = |name: &str, text: &str| {
@@ -73,10 +77,11 @@ impl Prometheus {
         prometheus
     }
 
-    /// Scrapes the roles of `stack` that run now, and waits until each was scraped once: what is counted from then on is seen.
+    /// Scrapes the processes of `stack` that run now, and waits until each was scraped once. Later
+    /// increments are visible.
     ///
     /// # Panics
-    /// When one of them does not answer.
+    /// If a process does not answer.
     pub async fn follow(&self, stack: &Stack) {
         let mut wanted = write_targets(self.folder.path(), stack);
         wanted.sort();
@@ -90,19 +95,19 @@ impl Prometheus {
         .await;
     }
 
-    /// What an instant query gives.
+    /// Returns the result of an instant query.
     ///
     /// # Errors
-    /// What Prometheus says against it.
+    /// The error that Prometheus returns.
     pub async fn query(&self, expression: &str) -> Result<Vec<Value>, String> {
         let answer = self.get("query", &[("query", expression)]).await?;
         Ok(answer["result"].as_array().cloned().unwrap_or_else(|| vec![answer["result"].clone()]))
     }
 
-    /// Asks the HTTP API.
+    /// Queries the HTTP API.
     ///
     /// # Errors
-    /// When there is no answer, or one that says `error`.
+    /// If there is no answer, or if its status is `error`.
     pub async fn get(&self, route: &str, parameters: &[(&str, &str)]) -> Result<Value, String> {
         let url =
             reqwest::Url::parse_with_params(&format!("{}/api/v1/{route}", self.url), parameters);
@@ -115,10 +120,10 @@ impl Prometheus {
         if json["status"] == "success" { Ok(json["data"].clone()) } else { Err(text) }
     }
 
-    /// The names of the alerts that fire, each with the value of its label `platform`, if any: `Name` or `Name:platform`.
+    /// Returns the firing alerts as `Name`, or as `Name:platform` if they have a label `platform`.
     ///
     /// # Panics
-    /// When Prometheus does not answer.
+    /// If Prometheus does not answer.
     pub async fn firing(&self) -> BTreeSet<String> {
         let alerts = self.get("alerts", &[]).await.expect("prometheus answers");
         let alerts = alerts["alerts"].as_array().cloned().unwrap_or_default();
@@ -137,7 +142,7 @@ impl Prometheus {
     /// Waits until all of these alerts fire.
     ///
     /// # Panics
-    /// When they do not, `within`.
+    /// If they do not fire within `within`.
     pub async fn wait_until_firing(&self, alerts: &[&str], within: Duration) {
         poll::until(&format!("{alerts:?} fire"), within, async || {
             let firing = self.firing().await;
@@ -153,7 +158,7 @@ impl Prometheus {
     /// Waits until no alert fires.
     ///
     /// # Panics
-    /// When one still does, `within`.
+    /// If an alert still fires after `within`.
     pub async fn wait_until_quiet(&self, within: Duration) {
         poll::until("no alert fires", within, async || {
             let firing = self.firing().await;
@@ -171,7 +176,7 @@ scrape_configs:
     file_sd_configs: [{ files: [targets.json] }]
 ";
 
-/// Tells Prometheus, and the caller, the addresses of all processes that run.
+/// Writes the addresses of all running processes for Prometheus, and returns them.
 fn write_targets(folder: &Path, stack: &Stack) -> Vec<String> {
     let addresses = |roles: &[ServerProcess]| -> Vec<String> {
         let running = roles.iter().filter(|role| role.process.is_running());
@@ -182,7 +187,7 @@ fn write_targets(folder: &Path, stack: &Stack) -> Vec<String> {
         {"targets": ingresses, "labels": {"job": "tributary-ingress"}},
         {"targets": workers, "labels": {"job": "tributary-worker"}},
     ]);
-    // In one step, since Prometheus reads it whenever it changes.
+    // Replaced atomically, since Prometheus reads the file on every change.
     let (new, file) = (folder.join("targets.new"), folder.join(TARGETS_FILE));
     std::fs::write(&new, targets.to_string())
         .and_then(|()| std::fs::rename(&new, &file))
@@ -190,10 +195,11 @@ fn write_targets(folder: &Path, stack: &Stack) -> Vec<String> {
     [ingresses, workers].concat()
 }
 
-/// `rules` with every duration divided by `factor`: `for: 5m`, `[15m]`, and what an age in seconds is compared with.
+/// Divides every duration of `rules` by `factor`: `for: 5m`, `[15m]`, and the seconds that an age
+/// is compared with.
 ///
 /// # Panics
-/// When nothing is found to divide, or a `for` that is no duration.
+/// If there is nothing to divide, or if a `for` is not a duration.
 #[must_use]
 pub fn speed_up_rules(rules: &str, factor: u32) -> String {
     let mut text = String::new();
@@ -232,7 +238,7 @@ pub fn speed_up_rules(rules: &str, factor: u32) -> String {
     text
 }
 
-/// A duration of Prometheus in ms: a number and a unit.
+/// Parses a duration of Prometheus, a number and a unit, into ms.
 fn millis(text: &str) -> Option<u32> {
     let digits = text.find(|c: char| !c.is_ascii_digit())?;
     let unit = match &text[digits..] {

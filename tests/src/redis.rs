@@ -1,4 +1,5 @@
-//! A real redis-server of one's own: free loopback port, temporary folder, same port and data after a restart.
+//! Real redis-server on a free loopback port and in a temporary folder. Port and data stay the same
+//! after a restart.
 
 use std::path::Path;
 use std::time::Duration;
@@ -9,7 +10,7 @@ use crate::{poll, ports};
 /// Longest wait for a server that loads its data.
 const START_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// How the server is configured.
+/// Configuration of the server.
 #[derive(Clone, Debug, Default)]
 pub struct RedisOptions {
     settings: Vec<(String, String)>,
@@ -17,13 +18,14 @@ pub struct RedisOptions {
 }
 
 impl RedisOptions {
-    /// No persistence: the fastest. Data survive a freeze, not a restart.
+    /// No persistence, which is fastest. Data survive a freeze, but not a restart.
     #[must_use]
     pub fn fast() -> Self {
         Self::default()
     }
 
-    /// `appendonly yes`, `appendfsync always`, `maxmemory-policy noeviction`: what `DURABILITY=strict` wants.
+    /// `appendonly yes`, `appendfsync always` and `maxmemory-policy noeviction`, as
+    /// `DURABILITY=strict` requires.
     #[must_use]
     pub fn durable() -> Self {
         Self::default()
@@ -32,7 +34,7 @@ impl RedisOptions {
             .set("maxmemory-policy", "noeviction")
     }
 
-    /// One setting of redis.conf; a later one of the same name wins.
+    /// Adds a setting of redis.conf. A later one of the same name replaces it.
     #[must_use]
     pub fn set(mut self, name: &str, value: &str) -> Self {
         self.settings.retain(|(known, _)| known != name);
@@ -40,7 +42,7 @@ impl RedisOptions {
         self
     }
 
-    /// A variable of the server's environment.
+    /// Adds a variable to the server's environment.
     #[must_use]
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.env.push((name.to_owned(), value.to_owned()));
@@ -48,7 +50,7 @@ impl RedisOptions {
     }
 }
 
-/// A redis-server of this test's own. Killed, and its folder removed, on drop; its log is shown when the test fails.
+/// A redis-server. On drop it is killed and its folder removed; its log is shown if the test fails.
 #[derive(Debug)]
 pub struct RedisServer {
     port: u16,
@@ -58,10 +60,10 @@ pub struct RedisServer {
 }
 
 impl RedisServer {
-    /// Starts one and waits until it answers.
+    /// Starts a server and waits until it answers.
     ///
     /// # Panics
-    /// When redis-server is not installed or does not answer in time.
+    /// If redis-server is not installed or does not answer in time.
     pub async fn start(options: RedisOptions) -> Self {
         let folder = process::folder();
         let port = ports::free();
@@ -86,53 +88,53 @@ impl RedisServer {
         server
     }
 
-    /// `redis://127.0.0.1:PORT`.
+    /// Returns `redis://127.0.0.1:PORT`.
     #[must_use]
     pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
-    /// `127.0.0.1:PORT`.
+    /// Returns `127.0.0.1:PORT`.
     #[must_use]
     pub fn address(&self) -> String {
         format!("127.0.0.1:{}", self.port)
     }
 
-    /// Its port, the same after every restart.
+    /// Returns the port, which is the same after every restart.
     #[must_use]
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// Its data folder.
+    /// Returns the data folder.
     #[must_use]
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }
 
-    /// Whether it runs.
+    /// Returns true while the server runs.
     #[must_use]
     pub fn runs(&self) -> bool {
         self.process.as_ref().is_some_and(Process::is_running)
     }
 
-    /// The running process.
+    /// Returns the running process.
     ///
     /// # Panics
-    /// When it is stopped.
+    /// If the server is stopped.
     #[must_use]
     pub fn process(&self) -> &Process {
         self.process.as_ref().expect("redis-server is stopped")
     }
 
-    /// SIGKILL.
+    /// Sends SIGKILL and waits for the exit.
     pub fn kill(&mut self) {
         if let Some(process) = self.process.take() {
             process.kill();
         }
     }
 
-    /// SIGTERM, and waits for the end.
+    /// Sends SIGTERM and waits for the exit.
     pub async fn stop(&mut self) {
         if let Some(process) = self.process.take() {
             process.terminate();
@@ -140,19 +142,19 @@ impl RedisServer {
         }
     }
 
-    /// Starts it again on the same port and data (after [`Self::kill`] or [`Self::stop`]; a running one is killed first)
-    /// and waits until it answers, its data loaded.
+    /// Starts the server again on the same port and data, and waits until its data are loaded and
+    /// it answers. A running server is killed first.
     ///
     /// # Panics
-    /// When it does not answer in time.
+    /// If it does not answer in time.
     pub async fn restart(&mut self) {
         self.try_restart().await.unwrap_or_else(|why| panic!("redis-server does not start: {why}"));
     }
 
-    /// [`Self::restart`].
+    /// Restarts the server like [`Self::restart`].
     ///
     /// # Errors
-    /// Why it did not start, with the end of its log.
+    /// The reason why it did not start, with the end of its log.
     pub async fn try_restart(&mut self) -> Result<(), String> {
         self.kill();
         let process = self.program.spawn();
@@ -170,18 +172,18 @@ impl RedisServer {
         Ok(())
     }
 
-    /// A new connection.
+    /// Opens a new connection.
     ///
     /// # Panics
-    /// When the server is away.
+    /// If the server is unavailable.
     pub async fn connection(&self) -> ::redis::aio::MultiplexedConnection {
         connect(&self.url()).await.expect("a connection to the test's redis-server")
     }
 
-    /// Runs one command, given as words: `server.command(&["XLEN", "webhooks:incoming:mux"])`.
+    /// Runs a command given as words: `server.command(&["XLEN", "webhooks:incoming:mux"])`.
     ///
     /// # Panics
-    /// When Redis answers with an error, or with something that is no `T`.
+    /// If Redis returns an error, or a reply that is not a `T`.
     pub async fn command<T: ::redis::FromRedisValue>(&self, words: &[&str]) -> T {
         let mut connection = self.connection().await;
         let mut command = ::redis::cmd(words[0]);

@@ -1,4 +1,4 @@
-//! Sends requests to an ingress and keeps its answers; makes the events that the tests send.
+//! HTTP client of an ingress, and the events that the tests send.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -14,25 +14,25 @@ pub const LIVEKIT_KEY: &str = "APIharnesskey";
 pub const LIVEKIT_SECRET: &str = "livekit-secret-5d20-0123456789abcdef";
 /// `NETFLIX_WEBHOOK_SECRET` of every stack.
 pub const NETFLIX_SECRET: &str = "netflix-secret-77c3";
-/// `WEBHOOK_SECRET`-free secret of the platform `acme` (preset `generic`) in the stacks' `PLATFORMS_FILE`.
+/// Secret of the platform `acme` (preset `generic`) in the `PLATFORMS_FILE` of every stack.
 pub const ACME_SECRET: &str = "acme-secret-19be";
 /// `ADMIN_TOKEN` of every stack.
 pub const ADMIN_TOKEN: &str = "admin-token-c0ffee";
 
-/// Seconds since the epoch.
+/// Returns the seconds since the epoch.
 #[must_use]
 pub fn now() -> i64 {
     now_ms() / 1000
 }
 
-/// Milliseconds since the epoch.
+/// Returns the milliseconds since the epoch.
 #[must_use]
 pub fn now_ms() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock after 1970");
     i64::try_from(since.as_millis()).expect("a clock before the year 292 million")
 }
 
-/// `ms` since the epoch as RFC 3339 with milliseconds and `Z`.
+/// Formats `ms` since the epoch as RFC 3339 with milliseconds and `Z`.
 #[must_use]
 pub fn rfc3339(ms: i64) -> String {
     let at = time::OffsetDateTime::from_unix_timestamp_nanos(i128::from(ms) * 1_000_000)
@@ -43,48 +43,48 @@ pub fn rfc3339(ms: i64) -> String {
     at.format(&format).expect("a formatted time")
 }
 
-/// What an ingress answered.
+/// Answer of an ingress.
 #[derive(Clone, Debug)]
 pub struct HttpAnswer {
     /// HTTP status.
     pub status: u16,
-    /// Headers, names in lower case.
+    /// Headers, with names in lower case.
     pub headers: Vec<(String, String)>,
-    /// The body as text.
+    /// Body as text.
     pub text: String,
-    /// The body as JSON; null when it is none.
+    /// Body as JSON; null if it is not JSON.
     pub json: Value,
 }
 
 impl HttpAnswer {
-    /// A header's value.
+    /// Returns the value of a header.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
     }
 
-    /// `event_id`, or empty.
+    /// Returns `event_id`, or an empty string.
     #[must_use]
     pub fn event_id(&self) -> &str {
         self.json["event_id"].as_str().unwrap_or_default()
     }
 
-    /// `status` in the body, or empty.
+    /// Returns `status` of the body, or an empty string.
     #[must_use]
     pub fn outcome(&self) -> &str {
         self.json["status"].as_str().unwrap_or_default()
     }
 
-    /// `errcode`, or empty.
+    /// Returns `errcode`, or an empty string.
     #[must_use]
     pub fn errcode(&self) -> &str {
         self.json["errcode"].as_str().unwrap_or_default()
     }
 
-    /// Checks status and outcome; gives the event id.
+    /// Checks status and outcome, and returns the event id.
     ///
     /// # Panics
-    /// When they differ.
+    /// If they differ.
     #[track_caller]
     pub fn expect(&self, status: u16, outcome: &str) -> &str {
         assert_eq!((self.status, self.outcome()), (status, outcome), "answer: {}", self.text);
@@ -92,10 +92,10 @@ impl HttpAnswer {
         self.event_id()
     }
 
-    /// Checks that this is the error envelope with this status and code.
+    /// Checks that the answer is the error envelope with this status and code.
     ///
     /// # Panics
-    /// When it is not.
+    /// If it is not.
     #[track_caller]
     pub fn expect_error(&self, status: u16, errcode: &str) {
         assert_eq!((self.status, self.errcode()), (status, errcode), "answer: {}", self.text);
@@ -120,14 +120,14 @@ impl HttpAnswer {
     }
 }
 
-/// An HTTP client that waits for an answer as long as `timeout`.
+/// Creates an HTTP client with a timeout.
 ///
 /// # Panics
-/// When none can be made.
+/// If the client cannot be created.
 #[must_use]
 pub fn http(timeout: Duration) -> reqwest::Client {
-    // The client asks for one even where nothing is encrypted; whoever was first has the same. Reading the system's
-    // certificates for each client would take longer than most requests.
+    // The client needs a default provider even without TLS; a second installation changes nothing.
+    // No system certificates: loading them per client would take longer than most requests.
     let _ = rustls::crypto::ring::default_provider().install_default();
     reqwest::Client::builder()
         .timeout(timeout)
@@ -136,7 +136,7 @@ pub fn http(timeout: Duration) -> reqwest::Client {
         .expect("an HTTP client")
 }
 
-/// A client of one ingress, signing with the stacks' secrets.
+/// Client of one ingress that signs with the stacks' secrets.
 #[derive(Clone, Debug)]
 pub struct Sender {
     http: reqwest::Client,
@@ -144,27 +144,27 @@ pub struct Sender {
 }
 
 impl Sender {
-    /// For the ingress at `base` (`http://127.0.0.1:PORT`).
+    /// Creates a client of the ingress at `base` (`http://127.0.0.1:PORT`).
     ///
     /// # Panics
-    /// When no HTTP client can be made.
+    /// If the HTTP client cannot be created.
     #[must_use]
     pub fn new(base: &str) -> Self {
         Self { http: http(Duration::from_secs(35)), base: base.to_owned() }
     }
 
-    /// Sends by POST.
+    /// Sends a POST request.
     ///
     /// # Errors
-    /// When no complete answer came.
+    /// If there is no complete answer.
     pub async fn try_send(&self, signed: &SignedWebhook) -> reqwest::Result<HttpAnswer> {
         self.request(reqwest::Method::POST, signed).await
     }
 
-    /// Sends by any method.
+    /// Sends a request with any method.
     ///
     /// # Errors
-    /// When no complete answer came.
+    /// If there is no complete answer.
     pub async fn request(
         &self,
         method: reqwest::Method,
@@ -189,18 +189,18 @@ impl Sender {
         Ok(HttpAnswer { status, headers, text, json })
     }
 
-    /// Sends by POST.
+    /// Sends a POST request.
     ///
     /// # Panics
-    /// When no complete answer came.
+    /// If there is no complete answer.
     pub async fn send(&self, signed: &SignedWebhook) -> HttpAnswer {
         self.try_send(signed).await.unwrap_or_else(|error| panic!("no answer: {error:?}"))
     }
 
-    /// Gets `path`.
+    /// Sends a GET request for `path`.
     ///
     /// # Panics
-    /// When no complete answer came.
+    /// If there is no complete answer.
     pub async fn get(&self, path: &str) -> HttpAnswer {
         let request =
             SignedWebhook { path: path.to_owned(), headers: Vec::new(), body: Vec::new() };
@@ -209,7 +209,7 @@ impl Sender {
             .unwrap_or_else(|error| panic!("no answer: {error:?}"))
     }
 
-    /// Signs and sends an event of the streaming provider.
+    /// Signs and sends an event of Mux.
     pub async fn mux(&self, body: &Value) -> HttpAnswer {
         self.send(&sign::mux(MUX_SECRET, now(), body.to_string().as_bytes())).await
     }
@@ -225,7 +225,7 @@ impl Sender {
         self.send(&sign::generic("netflix", NETFLIX_SECRET, body.to_string().as_bytes())).await
     }
 
-    /// Signs and sends an event of `acme`, a platform made from `generic`.
+    /// Signs and sends an event of `acme`, a platform with the preset `generic`.
     pub async fn acme(&self, body: &Value) -> HttpAnswer {
         self.send(&sign::generic("acme", ACME_SECRET, body.to_string().as_bytes())).await
     }
@@ -233,7 +233,7 @@ impl Sender {
     /// Announces a session (`PUT /api/v1/sessions/{room}`) with the admin token.
     ///
     /// # Panics
-    /// When no complete answer came.
+    /// If there is no complete answer.
     pub async fn announce(&self, room: &str, body: &Value) -> HttpAnswer {
         let signed =
             announcement(room, body).header("authorization", &format!("Bearer {ADMIN_TOKEN}"));
@@ -243,7 +243,7 @@ impl Sender {
     }
 }
 
-/// The request that announces a session, without a token.
+/// Returns the request that announces a session, without a token.
 #[must_use]
 pub fn announcement(room: &str, body: &Value) -> SignedWebhook {
     let headers = vec![("content-type".to_owned(), "application/json".to_owned())];
@@ -254,7 +254,7 @@ pub fn announcement(room: &str, body: &Value) -> SignedWebhook {
     }
 }
 
-/// An event of a live stream as the streaming provider sends it; `kind` is the part after `video.live_stream.`.
+/// Returns a live stream event as Mux sends it; `kind` is the part after `video.live_stream.`.
 #[must_use]
 pub fn mux_event(
     id: &str,
@@ -277,26 +277,33 @@ pub fn mux_event(
     })
 }
 
-/// An event of an asset; `kind` is the part after `video.asset.`.
+/// Returns an asset event as Mux sends it; `kind` is the part after `video.asset.`.
 #[must_use]
 pub fn mux_asset(id: &str, kind: &str, asset: &str, live_stream_id: &str, at_ms: i64) -> Value {
     json!({
         "type": format!("video.asset.{kind}"),
         "id": id,
         "created_at": rfc3339(at_ms),
-        "data": {"id": asset, "status": kind, "live_stream_id": live_stream_id, "duration": 61.5, "playback_ids": []},
+        "data": {
+            "id": asset,
+            "status": kind,
+            "live_stream_id": live_stream_id,
+            "duration": 61.5,
+            "playback_ids": [],
+        },
         "object": {"type": "asset", "id": asset},
         "environment": {"name": "production", "id": "env_123"},
     })
 }
 
-/// A room's event as LiveKit sends it.
+/// Returns a room event as LiveKit sends it.
 #[must_use]
 pub fn livekit_event(id: &str, event: &str, room: &str, at: i64) -> Value {
-    json!({"event": event, "id": id, "createdAt": at.to_string(), "room": {"sid": "RM_x", "name": room}})
+    let room = json!({"sid": "RM_x", "name": room});
+    json!({"event": event, "id": id, "createdAt": at.to_string(), "room": room})
 }
 
-/// A catalogue event as `generic` and `netflix` send it.
+/// Returns a catalogue event as `generic` and `netflix` send it.
 #[must_use]
 pub fn content_event(event_type: &str, content_id: &str, title: &str, at_ms: i64) -> Value {
     json!({
@@ -306,7 +313,7 @@ pub fn content_event(event_type: &str, content_id: &str, title: &str, at_ms: i64
     })
 }
 
-/// An id that nothing else has.
+/// Returns a unique id.
 #[must_use]
 pub fn unique(prefix: &str) -> String {
     format!("{prefix}_{}", uuid::Uuid::new_v4().simple())

@@ -1,4 +1,4 @@
-//! A process of the system with its addresses: its health, its metrics.
+//! An ingress or worker with its addresses, health and metrics.
 
 use std::time::Duration;
 
@@ -8,36 +8,36 @@ use crate::poll;
 use crate::process::Process;
 use crate::sender::{Sender, http};
 
-/// A process with a health address.
+/// A process with an ops address.
 #[derive(Debug)]
 pub struct ServerProcess {
-    /// The process.
+    /// Handle of the process.
     pub process: Process,
-    /// `http://127.0.0.1:PORT` of webhooks; of `OPS_BIND` for a worker.
+    /// `http://127.0.0.1:PORT` of an ingress; the ops address of a worker.
     pub url: String,
     /// `http://127.0.0.1:PORT` of `OPS_BIND`.
     pub ops: String,
 }
 
 impl ServerProcess {
-    /// A client of this ingress.
+    /// Returns a client of this ingress.
     #[must_use]
     pub fn sender(&self) -> Sender {
         Sender::new(&self.url)
     }
 
-    /// Waits until `/ready` says 200.
+    /// Waits until `/ready` returns 200.
     ///
     /// # Panics
-    /// With the process's log, when it does not.
+    /// With the process's log, if it does not in time.
     pub async fn ready(&self, within: Duration) {
         self.health("/ready", 200, within).await;
     }
 
-    /// Waits until its address takes connections, ready or not.
+    /// Waits until the process accepts connections, ready or not.
     ///
     /// # Panics
-    /// With the process's log, when it does not.
+    /// With the process's log, if it does not in time.
     pub async fn listening(&self, within: Duration) {
         poll::until(&format!("{} takes connections", self.url), within, async || {
             let connected = TcpStream::connect(self.url.trim_start_matches("http://")).await;
@@ -46,10 +46,10 @@ impl ServerProcess {
         .await;
     }
 
-    /// Waits until `path` at the ops address answers with `status`.
+    /// Waits until `path` at the ops address returns `status`.
     ///
     /// # Panics
-    /// With the process's log, when it does not.
+    /// With the process's log, if it does not in time.
     pub async fn health(&self, path: &str, status: u16, within: Duration) {
         poll::until(&format!("{path} says {status}"), within, async || {
             if !self.process.is_running() {
@@ -63,17 +63,17 @@ impl ServerProcess {
         .await;
     }
 
-    /// The status of `path` at the ops address, if it answers.
+    /// Returns the status of `path` at the ops address, or `None` without an answer.
     pub async fn probe(&self, path: &str) -> Option<u16> {
         let request = http(Duration::from_secs(3)).get(format!("{}{path}", self.ops));
         request.send().await.ok().map(|answer| answer.status().as_u16())
     }
 
-    /// The value of a metric whose line begins with `name` and holds every one of `labels` (`platform="mux"`); the sum of
-    /// all such lines, 0 when there is none.
+    /// Returns the sum of the samples of metric `name` that have all `labels` (`platform="mux"`),
+    /// or 0.
     ///
     /// # Panics
-    /// When `/metrics` does not answer.
+    /// If `/metrics` does not answer.
     pub async fn metric(&self, name: &str, labels: &[&str]) -> f64 {
         let text = Sender::new(&self.ops).get("/metrics").await.text;
         let lines = text.lines().filter(|line| {

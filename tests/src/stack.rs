@@ -1,4 +1,4 @@
-//! A whole system of one's own: Redis, ingress replicas, workers and a database, on free ports, ended on drop.
+//! Whole system on free ports: Redis, ingress replicas, workers and a database, ended on drop.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::{poll, ports};
 /// Longest wait for a process to become ready.
 const START_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// The platform that every stack has beside the bundled ones.
+/// Definition of the platform that every stack has in addition to the bundled ones.
 const ACME: &str = r#"
 [platforms.acme]
 preset = "generic"
@@ -23,18 +23,18 @@ secrets = ["env:ACME_SECRET"]
 rate_limit = 60000
 "#;
 
-/// Which database the workers get.
+/// Database of the workers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DatabaseKind {
-    /// A file of its own.
+    /// A file of this stack.
     Sqlite,
-    /// A fresh database on the server that all tests share.
+    /// A new database on the server that all tests share.
     Postgres,
-    /// A database on a server of its own, which the test may stop.
+    /// A database on a server of this stack, which the test may stop.
     OwnPostgres,
 }
 
-/// What to start.
+/// Configuration of a stack.
 #[derive(Clone, Debug)]
 pub struct StackBuilder {
     redis: RedisOptions,
@@ -53,19 +53,19 @@ pub struct StackBuilder {
 /// A running system.
 #[derive(Debug)]
 pub struct Stack {
-    /// Its Redis.
+    /// The Redis server.
     pub redis: RedisServer,
-    /// What stands between it and the processes, when asked for.
+    /// Proxy between Redis and the processes, if configured.
     pub proxy: Option<TcpProxy>,
-    /// What stands between the workers and PostgreSQL, when asked for.
+    /// Proxy between the workers and PostgreSQL, if configured.
     pub database_proxy: Option<TcpProxy>,
-    /// Its ingress replicas.
+    /// The ingress replicas.
     pub ingresses: Vec<ServerProcess>,
-    /// Its workers.
+    /// The workers.
     pub workers: Vec<ServerProcess>,
-    /// Its database.
+    /// The session database.
     pub database: Database,
-    /// Its PostgreSQL server, when it has one of its own.
+    /// The PostgreSQL server, if the stack has its own.
     pub postgres: Option<PostgresServer>,
     builder: StackBuilder,
     platforms_file: PathBuf,
@@ -108,7 +108,7 @@ impl Default for StackBuilder {
 }
 
 impl StackBuilder {
-    /// How Redis is configured; default [`RedisOptions::fast`].
+    /// Sets the configuration of Redis; default [`RedisOptions::fast`].
     #[must_use]
     pub fn redis(mut self, options: RedisOptions) -> Self {
         self.redis = options;
@@ -129,63 +129,64 @@ impl StackBuilder {
         self
     }
 
-    /// How many ingress replicas; default 1.
+    /// Sets the number of ingress replicas; default 1.
     #[must_use]
     pub fn ingresses(mut self, count: usize) -> Self {
         self.ingresses = count;
         self
     }
 
-    /// How many workers; default 1.
+    /// Sets the number of workers; default 1.
     #[must_use]
     pub fn workers(mut self, count: usize) -> Self {
         self.workers = count;
         self
     }
 
-    /// Which database; default SQLite.
+    /// Sets the kind of database; default SQLite.
     #[must_use]
     pub fn database(mut self, kind: DatabaseKind) -> Self {
         self.kind = kind;
         self
     }
 
-    /// Where the file of [`DatabaseKind::Sqlite`] lies; default: in the stack's own folder.
+    /// Sets the folder of the file of [`DatabaseKind::Sqlite`]; default: the stack's own folder.
     #[must_use]
     pub fn database_folder(mut self, folder: impl Into<PathBuf>) -> Self {
         self.database_folder = Some(folder.into());
         self
     }
 
-    /// TOML that is added to the stack's `PLATFORMS_FILE` (which defines `acme`, a `generic` with a high limit).
+    /// Adds TOML to the stack's `PLATFORMS_FILE`, which defines `acme` with the preset `generic`
+    /// and a high limit.
     #[must_use]
     pub fn platforms(mut self, toml: &str) -> Self {
         self.platforms.push_str(toml);
         self
     }
 
-    /// A variable of every process.
+    /// Sets a variable of every process.
     #[must_use]
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.env.push((name.into(), value.into()));
         self
     }
 
-    /// A variable of the ingress replicas.
+    /// Sets a variable of the ingress replicas.
     #[must_use]
     pub fn ingress_env(mut self, name: &str, value: &str) -> Self {
         self.ingress_env.push((name.into(), value.into()));
         self
     }
 
-    /// Takes a variable from the ingress replicas, for example a secret.
+    /// Removes a variable of the ingress replicas, for example a secret.
     #[must_use]
     pub fn without_ingress_env(mut self, name: &str) -> Self {
         self.ingress_env.retain(|(known, _)| known != name);
         self
     }
 
-    /// A variable of the workers.
+    /// Sets a variable of the workers.
     #[must_use]
     pub fn worker_env(mut self, name: &str, value: &str) -> Self {
         self.worker_env.push((name.into(), value.into()));
@@ -195,7 +196,7 @@ impl StackBuilder {
     /// Starts everything and waits until it is ready.
     ///
     /// # Panics
-    /// When something does not become ready, with its log.
+    /// With its log, if a process does not become ready.
     pub async fn start(self) -> Stack {
         let mut stack = self.servers().await;
         for _ in 0..stack.builder.workers {
@@ -207,7 +208,7 @@ impl StackBuilder {
         stack
     }
 
-    /// Starts Redis and the database only; roles are added later.
+    /// Starts Redis and the database only. Ingress replicas and workers are added later.
     pub async fn servers(self) -> Stack {
         let folder = process::folder();
         let redis = RedisServer::start(self.redis.clone()).await;
@@ -251,13 +252,13 @@ impl StackBuilder {
 }
 
 impl Stack {
-    /// What to start; see [`StackBuilder`] for the defaults.
+    /// Returns a builder with the defaults of [`StackBuilder`].
     #[must_use]
     pub fn builder() -> StackBuilder {
         StackBuilder::default()
     }
 
-    /// The Redis that the processes know: the proxy where there is one.
+    /// Returns the Redis URL of the processes; the proxy's if there is one.
     #[must_use]
     pub fn redis_url(&self) -> String {
         self.proxy
@@ -265,7 +266,7 @@ impl Stack {
             .map_or_else(|| self.redis.url(), |proxy| format!("redis://{}", proxy.address()))
     }
 
-    /// The database that the workers know: the proxy where there is one.
+    /// Returns the database URL of the workers; the proxy's if there is one.
     #[must_use]
     pub fn database_url(&self) -> String {
         let url = self.database.url();
@@ -274,7 +275,7 @@ impl Stack {
             .map_or(url.clone(), |proxy| url.replace(address(&url), &proxy.address()))
     }
 
-    /// One of the binaries with the environment that all of this stack's processes have.
+    /// Creates a command for a binary with the environment common to all processes of the stack.
     #[must_use]
     pub fn program(&self, name: &str) -> Program {
         let program = Program::new(name)
@@ -283,7 +284,7 @@ impl Stack {
         with(program, &self.builder.env)
     }
 
-    /// A worker that is not running yet, and its ops address.
+    /// Creates a command for a worker, and returns it with its ops address.
     #[must_use]
     pub fn worker_program(&self) -> (Program, String) {
         let ops = format!("127.0.0.1:{}", ports::free());
@@ -292,7 +293,7 @@ impl Stack {
         (with(program, &self.builder.worker_env), format!("http://{ops}"))
     }
 
-    /// An ingress that is not running yet, its address and its ops address.
+    /// Creates a command for an ingress, and returns it with its address and its ops address.
     #[must_use]
     pub fn ingress_program(&self) -> (Program, String, String) {
         let (bind, ops) =
@@ -305,44 +306,44 @@ impl Stack {
         )
     }
 
-    /// Starts one more worker and waits until it is ready.
+    /// Starts another worker and waits until it is ready.
     pub async fn add_worker(&mut self) {
         self.spawn_worker();
         self.workers[self.workers.len() - 1].ready(START_TIMEOUT).await;
     }
 
-    /// Starts one more worker.
+    /// Starts another worker.
     pub fn spawn_worker(&mut self) {
         let (program, ops) = self.worker_program();
         self.workers.push(ServerProcess { process: program.spawn(), url: ops.clone(), ops });
     }
 
-    /// Starts one more ingress and waits until it is ready.
+    /// Starts another ingress and waits until it is ready.
     pub async fn add_ingress(&mut self) {
         self.spawn_ingress();
         self.ingresses[self.ingresses.len() - 1].ready(START_TIMEOUT).await;
     }
 
-    /// Starts one more ingress.
+    /// Starts another ingress.
     pub fn spawn_ingress(&mut self) {
         let (program, url, ops) = self.ingress_program();
         self.ingresses.push(ServerProcess { process: program.spawn(), url, ops });
     }
 
-    /// A client of the first ingress.
+    /// Returns a client of the first ingress.
     #[must_use]
     pub fn sender(&self) -> Sender {
         self.ingresses[0].sender()
     }
 
-    /// `dlq-tool` with these arguments, run to its end.
+    /// Runs `dlq-tool` with these arguments to its end.
     pub async fn dlq_tool(&self, args: &[&str]) -> ProgramOutput {
         let program =
             Program::new("dlq-tool").env("REDIS_URL", self.redis.url()).env("NO_COLOR", "1");
         program.args(args).run(Duration::from_secs(20)).await
     }
 
-    /// All platforms that have a stream of incoming or dead entries.
+    /// Returns all platforms with a stream of incoming events or dead letters.
     pub async fn platforms(&self) -> Vec<String> {
         let keys: Vec<String> = self.redis.command(&["KEYS", "webhooks:*"]).await;
         let names = keys.iter().filter_map(|key| {
@@ -356,17 +357,17 @@ impl Stack {
         names
     }
 
-    /// How many entries of `platform` are unfinished: waiting, being worked on or to be retried.
+    /// Returns the number of unfinished entries of `platform`: waiting, pending or to be retried.
     pub async fn unfinished(&self, platform: &str) -> usize {
         self.redis.command(&["XLEN", &format!("webhooks:incoming:{platform}")]).await
     }
 
-    /// How many entries of `platform` wait for a retry.
+    /// Returns the number of entries of `platform` that wait for a retry.
     pub async fn retrying(&self, platform: &str) -> usize {
         self.redis.command(&["ZCARD", &format!("webhooks:retry:{platform}")]).await
     }
 
-    /// How many dead letters `platform` has.
+    /// Returns the number of dead letters of `platform`.
     pub async fn dead(&self, platform: &str) -> usize {
         self.redis.command(&["XLEN", &format!("webhooks:dlq:{platform}")]).await
     }
@@ -374,7 +375,7 @@ impl Stack {
     /// Waits until no platform has an unfinished event.
     ///
     /// # Panics
-    /// When some are left after `within`.
+    /// If some are left after `within`.
     pub async fn wait_until_drained(&self, within: Duration) {
         poll::until("nothing is unfinished", within, async || {
             for platform in self.platforms().await {
@@ -391,7 +392,7 @@ impl Stack {
     /// Waits until `room` has `status`.
     ///
     /// # Panics
-    /// When it has not after `within`.
+    /// If it has not after `within`.
     pub async fn status(&self, room: &str, status: &str, within: Duration) {
         poll::until(&format!("session {room} is {status}"), within, async || {
             let seen = self.database.status(room).await;
@@ -401,7 +402,7 @@ impl Stack {
     }
 }
 
-/// `HOST:PORT` of a URL.
+/// Returns `HOST:PORT` of a URL.
 fn address(url: &str) -> &str {
     let rest = url.rsplit('@').next().unwrap_or(url);
     rest.split('/').next().unwrap_or(rest)

@@ -1,4 +1,4 @@
-//! A TCP proxy with a stable port, which can do to a connection what networks do: cut it, slow it down, swallow it.
+//! TCP proxy with a stable port, which can cut, delay or swallow traffic.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -10,22 +10,22 @@ use tokio::task::JoinHandle;
 
 use crate::ports;
 
-/// What the proxy does to its connections, old and new.
+/// Effect on all connections, existing and new.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProxyMode {
-    /// Passes everything on.
+    /// Forwards everything.
     Pass,
     /// Closes every connection, and each new one at once.
     Cut,
-    /// Holds every piece back for so long, in both directions.
+    /// Delays each piece of data by this time, in both directions.
     Delay(Duration),
-    /// Half-open: connections stand, nothing gets through, nobody is told.
+    /// Half-open: connections stay open, but carry nothing.
     Silent,
-    /// What the client says gets through, the answers do not.
+    /// Forwards requests and swallows answers.
     SwallowAnswers,
 }
 
-/// A running proxy; its connections end when it is dropped.
+/// A running proxy. Its connections end on drop.
 #[derive(Debug)]
 pub struct TcpProxy {
     port: u16,
@@ -34,10 +34,10 @@ pub struct TcpProxy {
 }
 
 impl TcpProxy {
-    /// Listens on a free loopback port for `upstream` (`127.0.0.1:PORT`), which need not be there yet.
+    /// Listens on a free loopback port for `upstream` (`127.0.0.1:PORT`), which may start later.
     ///
     /// # Panics
-    /// When the port cannot be bound.
+    /// If the port cannot be bound.
     pub async fn start(upstream: &str) -> Self {
         let upstream: SocketAddr = upstream.parse().expect("an address");
         let port = ports::free();
@@ -51,13 +51,13 @@ impl TcpProxy {
         Self { port, mode, accepting }
     }
 
-    /// `127.0.0.1:PORT`.
+    /// Returns `127.0.0.1:PORT`.
     #[must_use]
     pub fn address(&self) -> String {
         format!("127.0.0.1:{}", self.port)
     }
 
-    /// Changes what is done, to the connections that exist too.
+    /// Changes the effect on all connections, existing and new.
     pub fn set(&self, mode: ProxyMode) {
         self.mode.send_replace(mode);
     }
@@ -100,7 +100,8 @@ async fn pump(
         let now = *mode.borrow_and_update();
         match now {
             ProxyMode::Delay(pause) => tokio::time::sleep(pause).await,
-            // What was swallowed must never come out later: the stream would be torn. The connection is dead from here on.
+            // Swallowed bytes must never be delivered later, since the stream would be corrupt. The
+            // connection stays dead.
             ProxyMode::Silent => std::future::pending().await,
             ProxyMode::SwallowAnswers if answers => std::future::pending().await,
             ProxyMode::Pass | ProxyMode::Cut | ProxyMode::SwallowAnswers => {}

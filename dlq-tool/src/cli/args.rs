@@ -8,7 +8,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap_complete::Shell;
 use shared::error_code::DeadLetterCode;
 use shared::event::StreamId;
-use shared::platform::{PlatformName, UnknownName};
+use shared::platform::{PlatformName, NameError};
 
 use crate::edit::Edit;
 use crate::time_arg::TimeArg;
@@ -169,7 +169,7 @@ fn codes() -> impl TypedValueParser<Value = DeadLetterCode> {
         .try_map(|text| text.parse::<DeadLetterCode>())
 }
 
-fn platform(text: &str) -> Result<PlatformName, UnknownName> {
+fn platform(text: &str) -> Result<PlatformName, NameError> {
     PlatformName::queue(text)
 }
 

@@ -19,10 +19,10 @@ use std::path::PathBuf;
 
 use shared::config::{Env, report};
 use shared::platform::PlatformName;
-use shared::platform::derive::{Derived, derive};
+use shared::platform::derive::{DerivedFields, derive};
 use shared::platform::registry::Registry;
 use shared::queue::{DeadLetter, Queue};
-use shared::registration::Live;
+use shared::registration::RegistrationStore;
 use tokio_util::sync::CancellationToken;
 
 use crate::edit::{Edit, apply};
@@ -47,8 +47,11 @@ impl Editor {
             .map_err(|problems| ToolError::Usage(report(&problems).trim_end().to_owned()))?;
         let once = CancellationToken::new();
         let _over = once.clone().drop_guard();
-        let registry =
-            Live::start(queue.clone(), registry, None, once).fresh().await?.registry.clone();
+        let registry = RegistrationStore::start(queue.clone(), registry, None, once)
+            .refresh()
+            .await?
+            .registry
+            .clone();
         Ok(Self { edits, registry, unknown: RefCell::default() })
     }
 
@@ -65,7 +68,7 @@ impl Editor {
         {
             Some(platform) => {
                 let received_at = letter.received_at.ok_or("the field received_at is missing")?;
-                let was = Derived {
+                let was = DerivedFields {
                     event_type: letter.event_type.clone().unwrap_or_default(),
                     occurred_at: letter.occurred_at.unwrap_or(received_at),
                 };

@@ -1,7 +1,9 @@
-//! Odd but genuine values: one value of an event is replaced, and what the event means with it.
+//! Unusual but valid values: replaces one value of an event, and adapts its expected effect.
 //!
-//! Guarantee: only values that decorate an event are replaced. Its id, its session and the value that
-//! is the effect stay, so each altered event must still take effect.
+//! # Guarantees
+//!
+//! - Only optional values are replaced. Id, session and the value that is the effect stay, so each
+//!   altered event must still take effect.
 
 use rand::RngExt;
 use rand::rngs::StdRng;
@@ -10,7 +12,7 @@ use serde_json::{Value, json};
 use super::SentEvent;
 use crate::model::{ColumnValues, EventMeaning, ProviderTime};
 
-/// What a column holds.
+/// Type of a column.
 #[derive(Clone, Copy)]
 enum ColumnType {
     Text,
@@ -19,7 +21,7 @@ enum ColumnType {
     Time,
 }
 
-/// Members of the body that decorate an event: platform, member, column, and what the column holds.
+/// Optional members of the bodies: platform, member, column, and type of the column.
 const OPTIONAL_MEMBERS: [(&str, &str, &str, ColumnType); 23] = [
     ("realcast", "/data/title", "title", ColumnType::Text),
     ("realcast", "/data/streamer_id", "streamer_id", ColumnType::Text),
@@ -46,7 +48,7 @@ const OPTIONAL_MEMBERS: [(&str, &str, &str, ColumnType); 23] = [
     ("studio", "/until", "ended_at", ColumnType::Time),
 ];
 
-/// Members that hold the time of an event: platform, member.
+/// Members with the time of an event: platform, member.
 const TIME_MEMBERS: [(&str, &str); 4] = [
     ("realcast", "/timestamp"),
     ("netflix", "/timestamp"),
@@ -54,13 +56,13 @@ const TIME_MEMBERS: [(&str, &str); 4] = [
     ("mux", "/created_at"),
 ];
 
-/// What becomes of a column whose value was replaced.
+/// Expected content of a column after its value was replaced.
 enum ColumnAfter {
     Unchanged,
     Becomes(Value),
 }
 
-/// Replaces the event's time or one value that decorates it, if it has one.
+/// Replaces the event's time or one optional value, if it has one.
 pub(super) fn alter(sent_event: &mut SentEvent, rng: &mut StdRng) {
     if rng.random_bool(0.3) { alter_time(sent_event, rng) } else { alter_column(sent_event, rng) }
 }
@@ -84,7 +86,7 @@ fn alter_column(sent_event: &mut SentEvent, rng: &mut StdRng) {
     match then {
         ColumnAfter::Unchanged => {
             set.remove(*column);
-            // The data of a job is what has no column.
+            // The column `data` of a job holds the members without a column.
             if let Some(data) = set.get_mut("data").filter(|_| platform == "streamgank") {
                 data[member.trim_start_matches("/data/")] = value.clone();
             }
@@ -103,7 +105,7 @@ fn columns(meaning: &mut EventMeaning) -> Option<&mut ColumnValues> {
     }
 }
 
-/// A value that a sender may write, and what the column holds after it.
+/// Returns a value that a sender may write, and the expected content of the column.
 fn odd(holds: ColumnType, number: u64, rng: &mut StdRng) -> (Value, ColumnAfter) {
     let several = match holds {
         ColumnType::Text => vec![

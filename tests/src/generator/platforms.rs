@@ -1,4 +1,4 @@
-//! The bodies, platform by platform, as the senders' guides show them, beside what each one means.
+//! Bodies of each platform, as in the providers' guides, with their expected effects.
 
 use rand::RngExt;
 use serde_json::{Map, Value, json};
@@ -19,7 +19,7 @@ const STREAMGANK: RequestStyle =
 const OWN: RequestStyle =
     RequestStyle::Body { header: "x-webhook-signature", secret: STUDIO_SECRET };
 
-/// Puts members into a body, and into the columns that they are for.
+/// Builder of a body and of the columns that it sets.
 #[derive(Default)]
 struct BodyBuilder {
     body: Map<String, Value>,
@@ -27,33 +27,33 @@ struct BodyBuilder {
 }
 
 impl BodyBuilder {
-    /// Only in the body.
+    /// Adds a member to the body only.
     fn body(mut self, name: &str, value: impl Into<Value>) -> Self {
         self.body.insert(name.to_owned(), value.into());
         self
     }
 
-    /// In both.
+    /// Adds a member, and its value to a column.
     fn both(mut self, name: &str, column: &str, value: impl Into<Value>) -> Self {
         let value = value.into();
         self.set.insert(column.to_owned(), value.clone());
         self.body(name, value)
     }
 
-    /// Only in the columns.
+    /// Sets a column only.
     fn column(mut self, column: &str, value: impl Into<Value>) -> Self {
         self.set.insert(column.to_owned(), value.into());
         self
     }
 
-    /// In both, if `told`.
-    fn both_if(self, told: bool, name: &str, column: &str, value: impl Into<Value>) -> Self {
-        if told { self.both(name, column, value) } else { self }
+    /// Adds a member and its column if `include` is true.
+    fn both_if(self, include: bool, name: &str, column: &str, value: impl Into<Value>) -> Self {
+        if include { self.both(name, column, value) } else { self }
     }
 }
 
 impl Generator {
-    /// The next event that is no announcement of a new room.
+    /// Returns the next event other than the announcement of a new room.
     pub(super) fn event(&mut self) -> SentEvent {
         match self.rng.random_range(0..1000) {
             0..110 => self.mux_by_stream(),
@@ -81,7 +81,7 @@ impl Generator {
         format!("{:x}-{kind}-{}", self.seed, self.number)
     }
 
-    /// One of the things that things happen to at a time.
+    /// Returns the id of a random active object.
     fn active_thing(&mut self, kind: &str) -> String {
         let n = self.current();
         format!("{:x}-{kind}-{n}", self.seed)
@@ -105,8 +105,14 @@ impl Generator {
 
     fn mux(&mut self, kind: &'static str, meaning: EventMeaning, data: Value) -> SentEvent {
         let at = self.at();
-        let body = json!({"type": kind, "id": self.id("mux"), "created_at": rfc3339(at), "attempts": [], "data": data,
-            "environment": {"name": "production", "id": "env_1"}});
+        let body = json!({
+            "type": kind,
+            "id": self.id("mux"),
+            "created_at": rfc3339(at),
+            "attempts": [],
+            "data": data,
+            "environment": {"name": "production", "id": "env_1"},
+        });
         self.sent_event("mux", kind, Some(at), meaning, body, RequestStyle::Mux)
     }
 
@@ -126,15 +132,15 @@ impl Generator {
         let n = self.current();
         let (id, room) = (format!("{:x}-asset-{n}", self.seed), self.announced_room(n));
         let ready = self.chance(60.0);
-        let told =
+        let builder =
             BodyBuilder::default().body("id", id.as_str()).both("passthrough", "room_id", room);
-        let told = told.column("state", if ready { "ready" } else { "created" });
+        let builder = builder.column("state", if ready { "ready" } else { "created" });
         let seconds = f64::from(self.rng.random_range(0..8_000)) / 2.0;
-        let told =
-            told.both_if(ready && self.chance(80.0), "duration", "duration_seconds", seconds);
+        let builder =
+            builder.both_if(ready && self.chance(80.0), "duration", "duration_seconds", seconds);
         let kind = if ready { "video.asset.ready" } else { "video.asset.created" };
-        let meaning = EventMeaning::Upsert { table: EventTable::Recordings, id, set: told.set };
-        self.mux(kind, meaning, Value::Object(told.body))
+        let meaning = EventMeaning::Upsert { table: EventTable::Recordings, id, set: builder.set };
+        self.mux(kind, meaning, Value::Object(builder.body))
     }
 
     fn mux_logged(&mut self) -> SentEvent {
@@ -160,7 +166,12 @@ impl Generator {
             self.founding_room(n)
         };
         let at = self.at() / 1000;
-        let body = json!({"event": kind, "id": self.id("lk"), "createdAt": at.to_string(), "room": {"name": room}});
+        let body = json!({
+            "event": kind,
+            "id": self.id("lk"),
+            "createdAt": at.to_string(),
+            "room": {"name": room},
+        });
         let session = |status| {
             Self::session(
                 room,
@@ -180,7 +191,7 @@ impl Generator {
         )
     }
 
-    /// RealCast signs no id: what tells two events apart is in the body.
+    /// RealCast signs no id, so a counter in the body tells events apart.
     fn realcast(
         &mut self,
         kind: &'static str,
@@ -197,115 +208,121 @@ impl Generator {
 
     fn realcast_stream(&mut self) -> SentEvent {
         let room = self.active_thing("cast");
-        let told = BodyBuilder::default().body("stream_id", room.as_str());
+        let builder = BodyBuilder::default().body("stream_id", room.as_str());
         let (n, at) = (self.number, rfc3339(self.began + self.rng.random_range(0..600_000)));
         let few = self.rng.random_range(0..5_000);
-        let mut tell = || self.rng.random_bool(0.7);
-        let (a, b, c, d) = (tell(), tell(), tell(), tell());
+        let mut include = || self.rng.random_bool(0.7);
+        let (a, b, c, d) = (include(), include(), include(), include());
         let mut data = ColumnValues::new();
-        let (kind, status, told) = match self.rng.random_range(0..5) {
+        let (kind, status, builder) = match self.rng.random_range(0..5) {
             0 => {
-                let told = told.both_if(a, "title", "title", format!("Title {n}"));
-                let told = told.both_if(b, "streamer_id", "streamer_id", format!("user_{few}"));
-                let told = told.both_if(c, "app_id", "app_id", format!("app_{few}"));
-                ("stream.live", Some("live"), told.both_if(d, "started_at", "started_at", at))
+                let builder = builder.both_if(a, "title", "title", format!("Title {n}"));
+                let builder =
+                    builder.both_if(b, "streamer_id", "streamer_id", format!("user_{few}"));
+                let builder = builder.both_if(c, "app_id", "app_id", format!("app_{few}"));
+                ("stream.live", Some("live"), builder.both_if(d, "started_at", "started_at", at))
             }
             1 => {
-                let told = told.both_if(a, "duration", "duration_seconds", f64::from(few) / 4.0);
-                let told = told.both_if(b, "peak_viewers", "peak_viewers", few);
-                ("stream.offline", Some("ended"), told.both_if(c, "ended_at", "ended_at", at))
+                let builder =
+                    builder.both_if(a, "duration", "duration_seconds", f64::from(few) / 4.0);
+                let builder = builder.both_if(b, "peak_viewers", "peak_viewers", few);
+                ("stream.offline", Some("ended"), builder.both_if(c, "ended_at", "ended_at", at))
             }
             2 => {
-                let told = told.both_if(a, "error_code", "error_code", format!("E{few}"));
+                let builder = builder.both_if(a, "error_code", "error_code", format!("E{few}"));
                 (
                     "stream.error",
                     Some("error"),
-                    told.both_if(b, "error_message", "error_message", "it broke: ü"),
+                    builder.both_if(b, "error_message", "error_message", "it broke: ü"),
                 )
             }
             3 => {
                 data.insert("change".to_owned(), json!(few - 2_500));
-                let told =
-                    told.both("viewer_count", "viewer_count", few).body("change", few - 2_500);
-                ("viewer.count.update", None, told)
+                let builder =
+                    builder.both("viewer_count", "viewer_count", few).body("change", few - 2_500);
+                ("viewer.count.update", None, builder)
             }
             _ => {
                 data.insert("viewer_id".to_owned(), json!(format!("viewer_{few}")));
-                let told = told.both("viewer_count", "viewer_count", few);
-                ("viewer.joined", None, told.body("viewer_id", format!("viewer_{few}")))
+                let builder = builder.both("viewer_count", "viewer_count", few);
+                ("viewer.joined", None, builder.body("viewer_id", format!("viewer_{few}")))
             }
         };
-        let meaning = Self::session(room, SessionRef::RoomOrCreate, status, told.set, data);
-        self.realcast(kind, meaning, told.body)
+        let meaning = Self::session(room, SessionRef::RoomOrCreate, status, builder.set, data);
+        self.realcast(kind, meaning, builder.body)
     }
 
     fn realcast_recording(&mut self) -> SentEvent {
         let room = self.active_thing("cast");
         let (id, n) = (format!("{room}-rec"), self.number);
         let ready = self.chance(60.0);
-        let told = BodyBuilder::default().body("recording_id", id.as_str()).both(
+        let builder = BodyBuilder::default().body("recording_id", id.as_str()).both(
             "stream_id",
             "room_id",
             room,
         );
-        let told = told.column("state", if ready { "ready" } else { "recording" });
-        let told = told.both_if(
+        let builder = builder.column("state", if ready { "ready" } else { "recording" });
+        let builder = builder.both_if(
             ready && self.chance(70.0),
             "cdn_url",
             "url",
             format!("https://cdn.example/{n}"),
         );
-        let told =
-            told.both_if(ready && self.chance(70.0), "duration", "duration_seconds", n % 7_000);
-        let told = told.both_if(ready && self.chance(70.0), "file_size", "size_bytes", n * 1_000);
+        let builder =
+            builder.both_if(ready && self.chance(70.0), "duration", "duration_seconds", n % 7_000);
+        let builder =
+            builder.both_if(ready && self.chance(70.0), "file_size", "size_bytes", n * 1_000);
         let kind = if ready { "recording.ready" } else { "recording.started" };
         self.realcast(
             kind,
-            EventMeaning::Upsert { table: EventTable::Recordings, id, set: told.set },
-            told.body,
+            EventMeaning::Upsert { table: EventTable::Recordings, id, set: builder.set },
+            builder.body,
         )
     }
 
     fn realcast_chat(&mut self) -> SentEvent {
         let room = self.active_thing("cast");
         let (id, n) = (format!("{room}-msg-{}", self.rng.random_range(0..4)), self.number);
-        let told = BodyBuilder::default().body("message_id", id.as_str()).both(
+        let builder = BodyBuilder::default().body("message_id", id.as_str()).both(
             "stream_id",
             "room_id",
             room,
         );
-        let told = told.both_if(self.chance(70.0), "user_id", "user_id", format!("user_{n}"));
-        let told = told.both_if(self.chance(70.0), "user_name", "user_name", format!("Näme {n}"));
-        let told =
-            told.both_if(self.chance(70.0), "message", "message", format!("Great stream! №{n}"));
+        let builder = builder.both_if(self.chance(70.0), "user_id", "user_id", format!("user_{n}"));
+        let builder =
+            builder.both_if(self.chance(70.0), "user_name", "user_name", format!("Näme {n}"));
+        let builder =
+            builder.both_if(self.chance(70.0), "message", "message", format!("Great stream! №{n}"));
         let at = rfc3339(self.began + self.rng.random_range(0..600_000));
-        let told = told.both_if(self.chance(50.0), "created_at", "sent_at", at);
+        let builder = builder.both_if(self.chance(50.0), "created_at", "sent_at", at);
         self.realcast(
             "chat.message.new",
-            EventMeaning::Upsert { table: EventTable::ChatMessages, id, set: told.set },
-            told.body,
+            EventMeaning::Upsert { table: EventTable::ChatMessages, id, set: builder.set },
+            builder.body,
         )
     }
 
     fn netflix(&mut self) -> SentEvent {
         let (id, n) = (self.active_thing("film"), self.number);
-        let told = BodyBuilder::default().body("content_id", id.as_str());
-        let (kind, told) = if self.chance(25.0) {
-            ("content_removed", told.column("state", "removed"))
+        let builder = BodyBuilder::default().body("content_id", id.as_str());
+        let (kind, builder) = if self.chance(25.0) {
+            ("content_removed", builder.column("state", "removed"))
         } else {
-            let told = told.both_if(self.chance(70.0), "title", "title", format!("Title {n}"));
-            let told = told
+            let builder =
+                builder.both_if(self.chance(70.0), "title", "title", format!("Title {n}"));
+            let builder = builder
                 .both_if(self.chance(70.0), "content_type", "content_type", "series")
                 .body("n", n);
-            let payload = told.body.clone();
+            let payload = builder.body.clone();
             (
                 ["content_added", "content_updated"][self.rng.random_range(0..2)],
-                told.column("data", payload),
+                builder.column("data", payload),
             )
         };
-        let told = if kind == "content_removed" { told } else { told.column("state", "active") };
+        let builder =
+            if kind == "content_removed" { builder } else { builder.column("state", "active") };
         let at = (!self.chance(3.0)).then(|| self.at());
-        let mut body = json!({"event_type": kind, "payload": told.body, "n": n});
+        let mut body = json!({"event_type": kind, "payload": builder.body, "n": n});
         if let Some(at) = at {
             body["timestamp"] = rfc3339(at).into();
         }
@@ -313,7 +330,7 @@ impl Generator {
             "netflix",
             kind,
             at,
-            EventMeaning::Upsert { table: EventTable::Contents, id, set: told.set },
+            EventMeaning::Upsert { table: EventTable::Contents, id, set: builder.set },
             body,
             NETFLIX,
         )
@@ -328,31 +345,36 @@ impl Generator {
         ][self.rng.random_range(0..4)];
         let (id, n) = (self.active_thing("job"), self.number);
         let rest = json!({"n": n, "status": status, "parameters": {"country": "us"}});
-        let told = BodyBuilder::default().body("job_id", id.as_str());
-        let told = told.both_if(self.chance(70.0), "progress", "progress", n % 101);
-        let told =
-            told.both_if(self.chance(70.0), "current_step", "current_step", format!("step {n}"));
-        let told = told.both_if(
+        let builder = BodyBuilder::default().body("job_id", id.as_str());
+        let builder = builder.both_if(self.chance(70.0), "progress", "progress", n % 101);
+        let builder =
+            builder.both_if(self.chance(70.0), "current_step", "current_step", format!("step {n}"));
+        let builder = builder.both_if(
             self.chance(30.0),
             "video_url",
             "video_url",
             format!("https://video.example/{n}"),
         );
-        // A null that is there empties the column.
+        // An explicit null empties the column.
         let error = if self.chance(50.0) { Value::Null } else { format!("error {n}").into() };
-        let told = told.both_if(self.chance(70.0), "error", "error", error);
-        let told = told.both_if(self.chance(50.0), "retry_count", "retry_count", n % 4);
-        let told = told.column("status", status).column("data", rest.clone());
-        let mut data = told.body;
+        let builder = builder.both_if(self.chance(70.0), "error", "error", error);
+        let builder = builder.both_if(self.chance(50.0), "retry_count", "retry_count", n % 4);
+        let builder = builder.column("status", status).column("data", rest.clone());
+        let mut data = builder.body;
         data.extend(rest.as_object().cloned().unwrap_or_default());
         let at = self.at();
-        // The endpoint's id is no part of the event's identity.
-        let body = json!({"event": kind, "timestamp": rfc3339(at), "data": data, "webhook_id": format!("wh_{n}")});
+        // The webhook id of the endpoint is not part of the event's identity.
+        let body = json!({
+            "event": kind,
+            "timestamp": rfc3339(at),
+            "data": data,
+            "webhook_id": format!("wh_{n}"),
+        });
         self.sent_event(
             "streamgank",
             kind,
             Some(at),
-            EventMeaning::Upsert { table: EventTable::Jobs, id, set: told.set },
+            EventMeaning::Upsert { table: EventTable::Jobs, id, set: builder.set },
             body,
             STREAMGANK,
         )
@@ -362,10 +384,10 @@ impl Generator {
         &mut self,
         kind: &'static str,
         meaning: EventMeaning,
-        told: Map<String, Value>,
+        members: Map<String, Value>,
     ) -> SentEvent {
         let at = (!self.chance(10.0)).then(|| self.at());
-        let mut body = Value::Object(told);
+        let mut body = Value::Object(members);
         body["kind"] = kind.into();
         body["n"] = self.number.into();
         if let Some(at) = at {
@@ -377,23 +399,24 @@ impl Generator {
     fn studio(&mut self) -> SentEvent {
         let room = self.active_thing("hall");
         let (n, at) = (self.number, rfc3339(self.began + self.rng.random_range(0..600_000)));
-        let told = BodyBuilder::default().body("room", room.as_str());
+        let builder = BodyBuilder::default().body("room", room.as_str());
         let mut data = ColumnValues::new();
-        let (kind, status, told) = match self.rng.random_range(0..3) {
+        let (kind, status, builder) = match self.rng.random_range(0..3) {
             0 => {
-                let told = told.both_if(self.chance(70.0), "title", "title", format!("Title {n}"));
+                let builder =
+                    builder.both_if(self.chance(70.0), "title", "title", format!("Title {n}"));
                 (
                     "stage.open",
                     Some("live"),
-                    told.both_if(self.chance(70.0), "since", "started_at", at),
+                    builder.both_if(self.chance(70.0), "since", "started_at", at),
                 )
             }
             1 => {
-                let told = told.both_if(self.chance(70.0), "peak", "peak_viewers", n % 900);
+                let builder = builder.both_if(self.chance(70.0), "peak", "peak_viewers", n % 900);
                 (
                     "stage.closed",
                     Some("ended"),
-                    told.both_if(self.chance(70.0), "until", "ended_at", at),
+                    builder.both_if(self.chance(70.0), "until", "ended_at", at),
                 )
             }
             _ => {
@@ -401,39 +424,39 @@ impl Generator {
                 (
                     "stage.counted",
                     None,
-                    told.both("people", "viewer_count", n % 900).body("door", n % 3),
+                    builder.both("people", "viewer_count", n % 900).body("door", n % 3),
                 )
             }
         };
-        let meaning = Self::session(room, SessionRef::RoomOrCreate, status, told.set, data);
-        self.studio_event(kind, meaning, told.body)
+        let meaning = Self::session(room, SessionRef::RoomOrCreate, status, builder.set, data);
+        self.studio_event(kind, meaning, builder.body)
     }
 
-    /// A platform that would touch somebody else's session.
+    /// Returns an event of a platform that does not own the session.
     fn session_conflict(&mut self) -> SentEvent {
         let room = self.founding_room(self.number % FOUNDING_ROOMS);
         let sent_event = if self.chance(50.0) {
-            let told = BodyBuilder::default().body("stream_id", room);
-            self.realcast("stream.offline", EventMeaning::LogOnly, told.body)
+            let builder = BodyBuilder::default().body("stream_id", room);
+            self.realcast("stream.offline", EventMeaning::LogOnly, builder.body)
         } else {
-            let told = BodyBuilder::default().body("room", room);
-            self.studio_event("stage.open", EventMeaning::LogOnly, told.body)
+            let builder = BodyBuilder::default().body("room", room);
+            self.studio_event("stage.open", EventMeaning::LogOnly, builder.body)
         };
         dead(sent_event, "session_conflict")
     }
 
-    /// A genuine body that says too little.
+    /// Returns a validly signed body without a usable value.
     fn invalid(&mut self) -> SentEvent {
-        let told = BodyBuilder::default()
+        let builder = BodyBuilder::default()
             .body("stream_id", self.active_thing("cast"))
             .body("viewer_count", "many");
         dead(
-            self.realcast("viewer.count.update", EventMeaning::LogOnly, told.body),
+            self.realcast("viewer.count.update", EventMeaning::LogOnly, builder.body),
             "invalid_event",
         )
     }
 
-    /// An event of a session that nobody ever announces.
+    /// Returns an event of a session that is never announced.
     fn never_announced(&mut self) -> SentEvent {
         let room = self.id("nowhere");
         self.mux_status(

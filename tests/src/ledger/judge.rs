@@ -1,8 +1,13 @@
-//! The judgement: what was promised against what is there.
+//! Judge: compares the accepted events with the final state of the system.
 //!
-//! Guarantee: every promised event is looked for in every place, and every row is compared with what the sequential
-//! [`crate::model`] makes of all events that took effect. Nothing is taken from the system on trust but when and in
-//! which order it queued events, and that is checked against when they were sent and answered.
+//! # Guarantees
+//!
+//! - Every accepted event is searched in every place (`judge_reports_a_lost_event`,
+//!   `judge_reports_an_event_in_two_places`).
+//! - Every row is compared with the sequential [`crate::model`] of the events that took effect
+//!   (`judge_reports_wrong_missing_and_extra_rows`).
+//! - Only the times and the order of queueing come from the system, and they are checked against
+//!   the times of sending and answering (`judge_reports_queueing_out_of_order`).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::RangeInclusive;
@@ -15,28 +20,29 @@ use super::observed::{LedgerRow, ObservedState, QueuedEvent, RowState};
 use super::recorder::Acceptance;
 use crate::model::{self, ArrivedEvent, ExpectedEnd, Model, Origin};
 
-/// Examples kept of each kind of failure.
+/// Most examples kept per kind of failure.
 const MAX_EXAMPLES: usize = 20;
 
-/// What may be expected of the run.
+/// Expectations of a run.
 #[derive(Clone, Debug, Default)]
 pub struct JudgeConfig {
-    /// How long a worker lets an event wait for its session.
+    /// Time that a worker waits for a missing session.
     pub session_wait: Duration,
-    /// The times (since the beginning) in which an answer may have been given whose event a Redis without
-    /// `appendfsync always` forgot afterwards. Empty: nothing may be lost.
+    /// Times since the start in which an acknowledged write may be lost, with a Redis without
+    /// `appendfsync always`. Empty if nothing may be lost.
     pub loss_windows: Vec<RangeInclusive<Duration>>,
-    /// When Redis's clock was set so far ahead that every marker had outlived its time. A request that was under way may
-    /// be accepted again then, and its event be a dead letter twice: only the database never forgets.
+    /// Times since the start at which Redis's clock was set so far ahead that all dedup markers
+    /// expired. A request in flight may then be accepted again, and its event become two dead
+    /// letters. Only the database never forgets an event.
     pub markers_expired_at: Vec<Duration>,
 }
 
-/// How often something happened, with some examples.
+/// Number of failures of one kind, with examples.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct FailureTally {
-    /// How often.
+    /// Number of failures.
     pub count: usize,
-    /// In words.
+    /// Descriptions of the first failures.
     pub examples: Vec<String>,
 }
 
@@ -49,42 +55,43 @@ impl FailureTally {
     }
 }
 
-/// What came out.
+/// Result of the comparison.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct JudgeVerdict {
-    /// Events that were promised.
-    pub promised: usize,
-    /// Where they are.
+    /// Number of accepted events.
+    #[serde(rename = "promised")]
+    pub accepted: usize,
+    /// Number of events per place.
     pub places: BTreeMap<EventPlace, usize>,
-    /// Promised and nowhere.
+    /// Accepted events that are in no place.
     pub lost: FailureTally,
-    /// Promised and nowhere, but answered just before a Redis that syncs once a second was cut off.
+    /// Accepted events in no place, but answered in a time in which Redis may lose writes.
     pub forgotten: FailureTally,
-    /// In two places, applied or counted twice.
+    /// Events in two places, or applied or counted twice.
     pub twice: FailureTally,
-    /// An older event stands, or stood, over a newer one.
+    /// Rows in which an older event overwrote a newer one, also temporarily.
     pub backwards: FailureTally,
-    /// Rows that are missing, too many, or otherwise not what the model says.
+    /// Rows that are missing, extra, or different from the model.
     pub wrong_rows: FailureTally,
-    /// Ended otherwise than it must: a dead letter without its own fault, an effect of what must have none, an attempt
-    /// spent on an outage.
+    /// Events with a wrong end: an unjustified dead letter, an effect of an invalid event, or an
+    /// attempt spent on an outage.
     pub misjudged: FailureTally,
-    /// Still unfinished.
+    /// Events that are still unfinished.
     pub unfinished: FailureTally,
-    /// Rows of the database compared.
+    /// Number of rows compared.
     pub rows: usize,
-    /// States of rows looked at.
+    /// Number of row states checked.
     pub states: usize,
 }
 
 impl JudgeVerdict {
-    /// Whether all is as it must be.
+    /// Returns true if no check failed.
     #[must_use]
     pub fn is_good(&self) -> bool {
         self.failures().iter().all(|(_, tally)| tally.count == 0)
     }
 
-    /// Everything that must be none, by name.
+    /// Returns the failures by name.
     #[must_use]
     pub fn failures(&self) -> [(&'static str, &FailureTally); 6] {
         [
@@ -102,15 +109,15 @@ impl JudgeVerdict {
 #[must_use]
 pub fn judge(
     acceptances: &[Acceptance],
-    found: &ObservedState,
+    observed: &ObservedState,
     config: &JudgeConfig,
 ) -> JudgeVerdict {
-    let mut verdict = JudgeVerdict { promised: acceptances.len(), ..JudgeVerdict::default() };
+    let mut verdict = JudgeVerdict { accepted: acceptances.len(), ..JudgeVerdict::default() };
     let mut places: HashMap<(&str, &str), EventLocations<'_>> = HashMap::new();
-    for row in &found.ledger {
+    for row in &observed.ledger {
         places.entry((&row.platform, &row.event_id)).or_default().ledger.push(row);
     }
-    for entry in &found.queued {
+    for entry in &observed.queued {
         places.entry((&entry.platform, &entry.event_id)).or_default().queued.push(entry);
     }
     let announced = announced(acceptances);
@@ -127,35 +134,35 @@ pub fn judge(
         }
     }
     for ((platform, id), _) in places {
-        verdict.misjudged.add(|| format!("{platform} {id}: nobody was promised anything of it"));
+        verdict.misjudged.add(|| format!("{platform} {id}: no such event was accepted"));
     }
     if config.loss_windows.is_empty() {
-        in_order_of_arrival(&arrived, &mut verdict);
-        counted_once(found, &mut verdict);
+        check_arrival_order(&arrived, &mut verdict);
+        check_counters(observed, &mut verdict);
     }
-    applied_once(found, &mut verdict);
-    never_backwards(&found.changes, &mut verdict);
-    compare(
+    check_applied_once(observed, &mut verdict);
+    check_row_history(&observed.changes, &mut verdict);
+    compare_rows(
         &model::apply(arrived.into_iter().map(|(_, arrived)| arrived).collect()),
-        found,
+        observed,
         &mut verdict,
     );
     verdict
 }
 
-/// When each room was first announced.
+/// Returns the time of the first announcement of each room.
 fn announced(acceptances: &[Acceptance]) -> HashMap<&str, Duration> {
     let mut announced = HashMap::new();
     for acceptance in acceptances {
         if let model::EventMeaning::Announce { room, .. } = &acceptance.event.meaning {
-            let first = announced.entry(room.as_str()).or_insert(acceptance.promised);
-            *first = acceptance.promised.min(*first);
+            let first = announced.entry(room.as_str()).or_insert(acceptance.accepted);
+            *first = acceptance.accepted.min(*first);
         }
     }
     announced
 }
 
-/// Where an event was found.
+/// Places of one event.
 #[derive(Default)]
 struct EventLocations<'f> {
     ledger: Vec<&'f LedgerRow>,
@@ -163,7 +170,7 @@ struct EventLocations<'f> {
 }
 
 impl<'f> EventLocations<'f> {
-    /// Looks whether the event is where it must be; gives its ledger row if it took effect.
+    /// Checks the places of the event. Returns its ledger row if it took effect.
     fn settle(
         &self,
         acceptance: &Acceptance,
@@ -177,46 +184,46 @@ impl<'f> EventLocations<'f> {
             .map(|_| EventPlace::Database)
             .chain(self.queued.iter().map(|entry| entry.place));
         let all: Vec<EventPlace> = all.collect();
-        let named = || {
+        let label = || {
             format!(
                 "event {} ({} {})",
                 acceptance.event.number, acceptance.event.platform, acceptance.id
             )
         };
         match all.as_slice() {
-            [] if config.loss_windows.iter().any(|times| times.contains(&acceptance.promised)) => {
-                verdict.forgotten.add(named);
+            [] if config.loss_windows.iter().any(|times| times.contains(&acceptance.accepted)) => {
+                verdict.forgotten.add(label);
             }
-            [] => verdict
-                .lost
-                .add(|| format!("{}: promised at {:?}, nowhere now", named(), acceptance.promised)),
+            [] => verdict.lost.add(|| {
+                format!("{}: accepted at {:?}, found nowhere", label(), acceptance.accepted)
+            }),
             [place] => *verdict.places.entry(*place).or_default() += 1,
             places
-                if config.markers_expired_at.iter().any(|at| *at > acceptance.promised)
+                if config.markers_expired_at.iter().any(|at| *at > acceptance.accepted)
                     && self.ledger.len() <= 1 =>
             {
                 *verdict.places.entry(places[0]).or_default() += 1;
             }
-            places => verdict.twice.add(|| format!("{}: {places:?}", named())),
+            places => verdict.twice.add(|| format!("{}: {places:?}", label())),
         }
         for entry in &self.queued {
             match entry.place {
                 EventPlace::Incoming | EventPlace::Retry => {
                     verdict
                         .unfinished
-                        .add(|| format!("{}: {:?} {}", named(), entry.place, entry.error_code));
+                        .add(|| format!("{}: {:?} {}", label(), entry.place, entry.error_code));
                 }
                 _ if may_be_dead(acceptance, &entry.error_code, announced, config) => {}
                 _ => verdict
                     .misjudged
-                    .add(|| format!("{}: dead letter {}", named(), entry.error_code)),
+                    .add(|| format!("{}: dead letter {}", label(), entry.error_code)),
             }
         }
         let row = *self.ledger.first()?;
         let event = &acceptance.event;
-        let mut wrong = |what: String| verdict.misjudged.add(|| format!("{}: {what}", named()));
+        let mut wrong = |what: String| verdict.misjudged.add(|| format!("{}: {what}", label()));
         if let ExpectedEnd::Dead(code) = event.expected_end {
-            wrong(format!("took effect, must be a dead letter {code}"));
+            wrong(format!("took effect, expected a dead letter {code}"));
         }
         let occurred_at = model::occurred_at(event, row.received_at);
         if (row.occurred_at, row.event_type.as_str()) != (occurred_at, event.kind) {
@@ -232,7 +239,8 @@ impl<'f> EventLocations<'f> {
     }
 }
 
-/// Whether the event is to blame for being a dead letter: it must be one, or its session was not announced in time.
+/// Returns true if the dead letter is justified: it is expected, or its session was not announced
+/// in time.
 fn may_be_dead(
     acceptance: &Acceptance,
     code: &str,
@@ -250,8 +258,9 @@ fn may_be_dead(
     }
 }
 
-/// Of two events of a platform, the one that was answered before the other was sent has come first.
-fn in_order_of_arrival(arrived: &[(&Acceptance, ArrivedEvent<'_>)], verdict: &mut JudgeVerdict) {
+/// Checks the order of queueing: an event answered before another of its platform was sent must be
+/// queued first.
+fn check_arrival_order(arrived: &[(&Acceptance, ArrivedEvent<'_>)], verdict: &mut JudgeVerdict) {
     let mut by_platform: BTreeMap<&str, Vec<(&Acceptance, Origin)>> = BTreeMap::new();
     for (acceptance, arrived) in arrived {
         by_platform
@@ -262,11 +271,11 @@ fn in_order_of_arrival(arrived: &[(&Acceptance, ArrivedEvent<'_>)], verdict: &mu
     for (platform, mut sent) in by_platform {
         let mut answered = sent.clone();
         sent.sort_by_key(|(acceptance, _)| acceptance.sent);
-        answered.sort_by_key(|(acceptance, _)| acceptance.promised);
+        answered.sort_by_key(|(acceptance, _)| acceptance.accepted);
         let (mut answered, mut newest) = (answered.into_iter().peekable(), Origin::default());
         for (acceptance, origin) in sent {
             while let Some((_, before)) =
-                answered.next_if(|(before, _)| before.promised < acceptance.sent)
+                answered.next_if(|(before, _)| before.accepted < acceptance.sent)
             {
                 newest = newest.max(before);
             }
@@ -280,45 +289,46 @@ fn in_order_of_arrival(arrived: &[(&Acceptance, ArrivedEvent<'_>)], verdict: &mu
     }
 }
 
-fn applied_once(found: &ObservedState, verdict: &mut JudgeVerdict) {
+fn check_applied_once(observed: &ObservedState, verdict: &mut JudgeVerdict) {
     let mut seen = BTreeSet::new();
-    for event in &found.applied {
+    for event in &observed.applied {
         if !seen.insert(event) {
-            verdict.twice.add(|| format!("{event:?}: put into the ledger once more"));
+            verdict.twice.add(|| format!("{event:?}: inserted into the ledger again"));
         }
     }
 }
 
-/// The counters of the queue say as many finished events as the ledger has, and as many dead ones as there are.
-fn counted_once(found: &ObservedState, verdict: &mut JudgeVerdict) {
-    for (platform, (finished, dead)) in &found.counted {
+/// Checks that the queue's counters equal the numbers of ledger rows and of dead letters.
+fn check_counters(observed: &ObservedState, verdict: &mut JudgeVerdict) {
+    for (platform, (finished, dead)) in &observed.counted {
         let of = |platform: &str, other: &str| platform == other;
-        let rows = found.ledger.iter().filter(|row| of(&row.platform, platform)).count();
+        let rows = observed.ledger.iter().filter(|row| of(&row.platform, platform)).count();
         let is_letter =
             |entry: &&QueuedEvent| of(&entry.platform, platform) && entry.place == EventPlace::Dead;
-        let letters = found.queued.iter().filter(is_letter).count();
+        let letters = observed.queued.iter().filter(is_letter).count();
         if (usize::try_from(*finished), usize::try_from(*dead)) != (Ok(rows), Ok(letters)) {
             verdict.twice.add(|| {
                 format!(
-                    "{platform}: {finished} finished and {dead} dead letters counted, {rows} and {letters} there"
+                    "{platform}: the counters show {finished} finished events and {dead} dead \
+                     letters, but {rows} and {letters} exist"
                 )
             });
         }
     }
 }
 
-/// What a newer event wrote is never written by an older one, not even for a moment.
-fn never_backwards(changes: &[RowState], verdict: &mut JudgeVerdict) {
+/// Checks that no older event overwrote a newer one, not even temporarily.
+fn check_row_history(changes: &[RowState], verdict: &mut JudgeVerdict) {
     verdict.states = changes.len();
     let mut before: HashMap<&model::RowKey, &BTreeMap<String, (i64, Origin)>> = HashMap::new();
     for change in changes {
         let Some(earlier) = before.insert(&change.key, &change.writers) else { continue };
         for (group, old) in earlier {
             let backwards = match change.writers.get(group) {
-                // The oldest event that may make a session is the one that did.
+                // A session is created by the oldest event that may create one.
                 Some(new) if group == "created" => new > old,
                 Some(new) => new < old,
-                // A newer broadcast begins without what an older one told.
+                // A newer broadcast clears the columns of an older one.
                 None => change.writers.get("broadcast").is_none_or(|began| began < old),
             };
             if backwards {
@@ -331,17 +341,18 @@ fn never_backwards(changes: &[RowState], verdict: &mut JudgeVerdict) {
     }
 }
 
-/// Compares every row.
-fn compare(model: &Model, found: &ObservedState, verdict: &mut JudgeVerdict) {
-    verdict.rows = found.rows.len();
+/// Compares every row with the model.
+fn compare_rows(model: &Model, observed: &ObservedState, verdict: &mut JudgeVerdict) {
+    verdict.rows = observed.rows.len();
     for (key, expected) in &model.rows {
-        let Some(row) = found.rows.get(key) else {
+        let Some(row) = observed.rows.get(key) else {
             verdict.wrong_rows.add(|| format!("{key:?}: missing"));
             continue;
         };
         for differs in model::differences(key.0, expected, row) {
-            let told = model.told.get(key).and_then(|columns| columns.get(&differs.column));
-            let older = told
+            let past_values =
+                model.past_values.get(key).and_then(|columns| columns.get(&differs.column));
+            let older = past_values
                 .is_some_and(|values| values.iter().any(|value| model::same(value, &differs.seen)));
             let tally = if older { &mut verdict.backwards } else { &mut verdict.wrong_rows };
             tally.add(|| {
@@ -349,8 +360,8 @@ fn compare(model: &Model, found: &ObservedState, verdict: &mut JudgeVerdict) {
             });
         }
     }
-    for key in found.rows.keys().filter(|key| !model.rows.contains_key(*key)) {
-        verdict.wrong_rows.add(|| format!("{key:?}: no event has made it"));
+    for key in observed.rows.keys().filter(|key| !model.rows.contains_key(*key)) {
+        verdict.wrong_rows.add(|| format!("{key:?}: unexpected row"));
     }
 }
 

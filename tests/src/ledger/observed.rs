@@ -1,4 +1,5 @@
-//! What a system holds at rest: every event's place, every row that events write, and how those rows came about.
+//! State of a system at rest: places of events, rows that events write, and the history of the
+//! rows.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -8,69 +9,69 @@ use super::{EventPlace, entries, event_id};
 use crate::model::{EventTable, Origin, RowKey};
 use crate::stack::Stack;
 
-/// A row of `webhook_events`.
+/// Row of `webhook_events`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub struct LedgerRow {
     pub platform: String,
     pub event_id: String,
     pub event_type: String,
-    /// ms since the epoch.
+    /// In ms since the epoch.
     pub occurred_at: i64,
-    /// ms since the epoch.
+    /// In ms since the epoch.
     pub received_at: i64,
     pub origin: Origin,
     pub attempts: i64,
 }
 
-/// An entry of a stream.
+/// Entry of a stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub struct QueuedEvent {
     pub platform: String,
     pub event_id: String,
     pub place: EventPlace,
-    /// Of a dead letter, or of an entry that failed before.
+    /// Error code of a dead letter, or of an entry with a failed attempt.
     pub error_code: String,
     pub received_at: i64,
     pub origin: Origin,
 }
 
-/// A state that a row was committed in.
+/// Committed state of a row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RowState {
-    /// Whose row.
+    /// Key of the row.
     pub key: RowKey,
-    /// By group of columns, the time and origin of the event that wrote it last.
+    /// Time and origin of the event that wrote each column group last.
     pub writers: BTreeMap<String, (i64, Origin)>,
 }
 
-/// Everything.
+/// Final state and history of a system.
 #[derive(Clone, Debug, Default)]
 pub struct ObservedState {
-    /// The ledger.
+    /// Rows of the ledger.
     pub ledger: Vec<LedgerRow>,
-    /// Streams and dead letters.
+    /// Entries of streams and dead letters.
     pub queued: Vec<QueuedEvent>,
     /// Rows that events write.
     pub rows: BTreeMap<RowKey, Value>,
-    /// Every insert into the ledger, whatever became of it; empty where nobody watched.
+    /// Every insert into the ledger, in its order; empty without the triggers.
     pub applied: Vec<(String, String)>,
-    /// Every state of every row, in its order; empty where nobody watched.
+    /// Every committed state of every row, in its order; empty without the triggers.
     pub changes: Vec<RowState>,
-    /// By platform, how many events were counted as finished, and how many as dead letters.
+    /// Numbers of finished events and of dead letters that the counters show, by platform.
     pub counted: BTreeMap<String, (i64, i64)>,
 }
 
 impl ObservedState {
-    /// Reads all of it.
+    /// Reads the whole state.
     ///
     /// # Panics
-    /// When Redis or the database is away.
+    /// If Redis or the database is unavailable.
     pub async fn read(stack: &Stack) -> Self {
-        let mut found = Self::default();
+        let mut observed = Self::default();
         for row in stack.database.rows("SELECT * FROM webhook_events", &[]).await {
-            found.ledger.push(LedgerRow {
+            observed.ledger.push(LedgerRow {
                 platform: text(&row, "platform"),
                 event_id: text(&row, "event_id"),
                 event_type: text(&row, "event_type"),
@@ -87,19 +88,19 @@ impl ObservedState {
                 } else {
                     text(&row, "platform")
                 };
-                found.rows.insert((table, platform, text(&row, table.key())), row);
+                observed.rows.insert((table, platform, text(&row, table.key())), row);
             }
         }
         for platform in stack.platforms().await {
-            found.queued.extend(queued(stack, &platform).await);
+            observed.queued.extend(queued(stack, &platform).await);
             let counters: HashMap<String, i64> =
                 stack.redis.command(&["HGETALL", &format!("webhooks:counters:{platform}")]).await;
             let count = |name: &str| counters.get(name).copied().unwrap_or_default();
-            found
+            observed
                 .counted
                 .insert(platform, (count("processed") + count("stale"), count("dead_lettered")));
         }
-        found
+        observed
     }
 }
 

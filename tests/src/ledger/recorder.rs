@@ -1,4 +1,4 @@
-//! What was promised: every answer to every request, remembered by what was sent.
+//! Recorder of requests and answers, and of the events accepted.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -8,35 +8,35 @@ use crate::generator::SentEvent;
 use crate::model::ModelEvent;
 use crate::sender::HttpAnswer;
 
-/// An event that was answered 2xx.
+/// An event that was answered with 2xx.
 #[derive(Clone, Debug)]
 pub struct Acceptance {
-    /// What it means.
+    /// Meaning of the event.
     pub event: ModelEvent,
-    /// The id that it was given.
+    /// Event id in the answer.
     pub id: String,
-    /// When it was sent first, since the beginning.
+    /// Time of the first attempt, since the start.
     pub sent: Duration,
-    /// When the first 2xx came, since the beginning.
-    pub promised: Duration,
+    /// Time of the first 2xx answer, since the start.
+    pub accepted: Duration,
 }
 
-/// What an answer means to the sender.
+/// Meaning of an answer for the sender.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AnswerKind {
-    /// Accepted now.
+    /// Accepted.
     Accepted,
     /// Accepted before.
     Duplicate,
-    /// Come again.
+    /// To be retried.
     Busy,
-    /// Refused for good, as it must be.
+    /// Rejected, as expected.
     Refused,
-    /// An answer that must not be; it is among the [`RequestRecorder::complaints`].
+    /// Wrong answer; see [`RequestRecorder::complaints`].
     Wrong,
 }
 
-/// Remembers; shared by all senders.
+/// Recorder shared by all senders.
 #[derive(Debug)]
 pub struct RequestRecorder {
     began: Instant,
@@ -46,7 +46,7 @@ pub struct RequestRecorder {
 #[derive(Debug, Default)]
 struct RecordedAnswers {
     sent: BTreeMap<u64, (ModelEvent, Duration)>,
-    promised: BTreeMap<u64, (Duration, String)>,
+    accepted: BTreeMap<u64, (Duration, String)>,
     complaints: Vec<String>,
 }
 
@@ -61,13 +61,13 @@ impl RequestRecorder {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// When everything began; all durations count from here.
+    /// Returns the start time, from which all durations count.
     #[must_use]
     pub fn began(&self) -> Instant {
         self.began
     }
 
-    /// Notes that a request is about to be sent (again).
+    /// Records that a request is about to be sent.
     pub fn record_sending(&self, sent_event: &SentEvent) {
         if sent_event.validly_signed {
             let at = self.began.elapsed();
@@ -78,7 +78,7 @@ impl RequestRecorder {
         }
     }
 
-    /// Notes what was answered.
+    /// Records an answer and returns its meaning.
     pub fn record_answer(&self, sent_event: &SentEvent, answer: &HttpAnswer) -> AnswerKind {
         let at = self.began.elapsed();
         let (number, mut known) = (sent_event.event.number, self.known());
@@ -90,18 +90,20 @@ impl RequestRecorder {
         let wrong = match acceptance {
             Some(heard) if sent_event.validly_signed && !answer.event_id().is_empty() => {
                 let id = answer.event_id().to_owned();
-                let (_, first) = known.promised.entry(number).or_insert_with(|| (at, id.clone()));
+                let (_, first) = known.accepted.entry(number).or_insert_with(|| (at, id.clone()));
                 if *first == id {
                     return heard;
                 }
-                format!("it was {first} before")
+                format!("its id was {first} before")
             }
             None if [429, 503].contains(&answer.status) => return AnswerKind::Busy,
             None if !sent_event.validly_signed && [401, 403].contains(&answer.status) => {
                 return AnswerKind::Refused;
             }
-            _ => (if sent_event.validly_signed { "it is genuine" } else { "it is forged" })
-                .to_owned(),
+            _ => {
+                (if sent_event.validly_signed { "it is signed correctly" } else { "it is forged" })
+                    .to_owned()
+            }
         };
         let ModelEvent { platform, kind, .. } = sent_event.event;
         let complaint = format!(
@@ -112,37 +114,38 @@ impl RequestRecorder {
         AnswerKind::Wrong
     }
 
-    /// How many events were promised.
+    /// Returns the number of accepted events.
     #[must_use]
-    pub fn promised(&self) -> usize {
-        self.known().promised.len()
+    pub fn accepted(&self) -> usize {
+        self.known().accepted.len()
     }
 
-    /// When an event was promised, since the beginning, and the id that it was given.
+    /// Returns the acceptance time and the id of an event.
     #[must_use]
     pub fn acceptance(&self, number: u64) -> Option<(Duration, String)> {
-        self.known().promised.get(&number).cloned()
+        self.known().accepted.get(&number).cloned()
     }
 
-    /// Every promise, in order of event.
+    /// Returns all accepted events, in the order of their numbers.
     #[must_use]
     pub fn acceptances(&self) -> Vec<Acceptance> {
         let known = self.known();
-        let acceptance = |(number, (promised, id)): (&u64, &(Duration, String))| {
+        let acceptance = |(number, (accepted, id)): (&u64, &(Duration, String))| {
             let (event, sent) = known.sent.get(number)?.clone();
-            Some(Acceptance { event, id: id.clone(), sent, promised: *promised })
+            Some(Acceptance { event, id: id.clone(), sent, accepted: *accepted })
         };
-        known.promised.iter().filter_map(acceptance).collect()
+        known.accepted.iter().filter_map(acceptance).collect()
     }
 
-    /// How many genuine events were sent and never promised.
+    /// Returns the number of validly signed events that were sent and never accepted.
     #[must_use]
     pub fn unanswered(&self) -> usize {
         let known = self.known();
-        known.sent.keys().filter(|number| !known.promised.contains_key(number)).count()
+        known.sent.keys().filter(|number| !known.accepted.contains_key(number)).count()
     }
 
-    /// Answers that must not be: a genuine event refused for good, a forged one accepted, another id than before.
+    /// Returns the wrong answers: a valid event rejected, a forged one accepted, or an id that
+    /// changed.
     #[must_use]
     pub fn complaints(&self) -> Vec<String> {
         self.known().complaints.clone()

@@ -1,5 +1,5 @@
-//! An application's own triggers in the session database, which write down everything that happens there: every insert
-//! into the ledger and every state of every row that events write. What is overwritten later is seen all the same.
+//! Triggers in the session database that record every insert into the ledger and every state of
+//! every row. They also show values that are overwritten later.
 
 use serde_json::Value;
 
@@ -7,21 +7,22 @@ use super::observed::{ObservedState, RowState, origin};
 use crate::database::Database;
 use crate::model::EventTable;
 
-/// Makes the tables and triggers. The workers' own tables must be there.
+/// Creates the tables and triggers. The workers' tables must exist.
 ///
 /// # Panics
-/// When the database refuses.
+/// If the database returns an error.
 pub async fn install(database: &Database) {
     for statement in statements(database) {
         database.execute(&statement).await;
     }
 }
 
-/// Ledger inserts after the one of number `after` (0: all), and those of the numbers `also`, which a transaction that
-/// began earlier may have committed later: their numbers, platforms and event ids, in order of number.
+/// Returns number, platform and event id of the ledger inserts after the number `after`, and of
+/// those in `also`, in their order. A transaction that began earlier may commit a lower number
+/// later.
 ///
 /// # Errors
-/// When the database is away.
+/// If the database is unavailable.
 pub async fn applied(
     database: &Database,
     after: i64,
@@ -39,14 +40,14 @@ pub async fn applied(
     Ok(rows.iter().map(row).collect())
 }
 
-/// Adds to `observed` what was written down.
+/// Adds the recorded history to `observed`.
 ///
 /// # Panics
-/// When the database is away, or nothing was installed.
-pub async fn read(database: &Database, found: &mut ObservedState) {
+/// If the database is unavailable, or if the triggers are not installed.
+pub async fn read(database: &Database, observed: &mut ObservedState) {
     let applied =
         applied(database, 0, &[]).await.unwrap_or_else(|error| panic!("watch_applied: {error}"));
-    found.applied = applied.into_iter().map(|(_, platform, id)| (platform, id)).collect();
+    observed.applied = applied.into_iter().map(|(_, platform, id)| (platform, id)).collect();
     for row in database.rows("SELECT * FROM watch_changes ORDER BY seq", &[]).await {
         let text = |column: &str| row[column].as_str().unwrap_or_default().to_owned();
         let Some(table) = EventTable::ALL.into_iter().find(|table| table.name() == text("what"))
@@ -62,7 +63,7 @@ pub async fn read(database: &Database, found: &mut ObservedState) {
             Some((group.clone(), (at.parse().ok()?, origin(first))))
         };
         let writers = guards.as_object().into_iter().flatten().filter_map(writer).collect();
-        found.changes.push(RowState { key: (table, text("platform"), text("id")), writers });
+        observed.changes.push(RowState { key: (table, text("platform"), text("id")), writers });
     }
 }
 
@@ -74,7 +75,8 @@ fn statements(database: &Database) -> Vec<String> {
     let mut all = vec![
         format!("CREATE TABLE watch_applied (seq {serial}, platform text, event_id text)"),
         format!(
-            "CREATE TABLE watch_changes (seq {serial}, what text, platform text, id text, guards text)"
+            "CREATE TABLE watch_changes \
+             (seq {serial}, what text, platform text, id text, guards text)"
         ),
     ];
     let mut trigger = |name: &str, on: &str, table: &str, insert: &str| {
@@ -101,7 +103,8 @@ fn statements(database: &Database) -> Vec<String> {
         let platform = if table == EventTable::Sessions { "''" } else { "new.platform" };
         let (of, key) = (table.name(), table.key());
         let change = format!(
-            "INSERT INTO watch_changes (what, platform, id, guards) VALUES ('{of}', {platform}, new.{key}, new.guards)"
+            "INSERT INTO watch_changes (what, platform, id, guards) \
+             VALUES ('{of}', {platform}, new.{key}, new.guards)"
         );
         trigger(&format!("watch_{of}"), "INSERT OR UPDATE", of, &change);
     }

@@ -1,4 +1,4 @@
-//! The oracle must catch what it is for.
+//! Tests that the judge reports each kind of failure.
 
 use serde_json::json;
 
@@ -9,7 +9,8 @@ use crate::model::{
 
 const AT: i64 = 1_800_000_000_000;
 
-/// A system in which all is well: a session that went live and ended, another platform's job, a dead letter.
+/// Returns a correct run: a session that went live and ended, a job of another platform, and a dead
+/// letter.
 fn good() -> (Vec<Acceptance>, ObservedState) {
     let session = |number, kind, at, status| {
         let (room, session_ref) = ("room".to_owned(), SessionRef::RoomOrCreate);
@@ -55,15 +56,15 @@ fn good() -> (Vec<Acceptance>, ObservedState) {
                 id: format!("e{}", event.number),
                 event,
                 sent: begun,
-                promised: begun + Duration::from_millis(9),
+                accepted: begun + Duration::from_millis(9),
             }
         })
         .collect();
     let received_at = |number| AT + 10_000 + i64::try_from(number).unwrap();
-    let mut found = ObservedState::default();
+    let mut observed = ObservedState::default();
     for acceptance in &acceptances[..3] {
         let ModelEvent { number, platform, kind, .. } = acceptance.event;
-        found.ledger.push(LedgerRow {
+        observed.ledger.push(LedgerRow {
             platform: platform.to_owned(),
             event_id: acceptance.id.clone(),
             event_type: kind.to_owned(),
@@ -72,16 +73,23 @@ fn good() -> (Vec<Acceptance>, ObservedState) {
             origin: (7, number),
             attempts: 1,
         });
-        found.applied.push((platform.to_owned(), acceptance.id.clone()));
+        observed.applied.push((platform.to_owned(), acceptance.id.clone()));
     }
-    found.queued.push(dead("session_conflict"));
-    let row = json!({"room_id": "room", "platform": "studio", "status": "ended", "last_event_id": "e1",
-        "created_at": "2027-01-15T08:00:00.000Z", "last_event_at": "2027-01-15T08:00:05.000Z", "title": null});
-    found.rows.insert((EventTable::Sessions, String::new(), "room".into()), row);
+    observed.queued.push(dead("session_conflict"));
+    let row = json!({
+        "room_id": "room",
+        "platform": "studio",
+        "status": "ended",
+        "last_event_id": "e1",
+        "created_at": "2027-01-15T08:00:00.000Z",
+        "last_event_at": "2027-01-15T08:00:05.000Z",
+        "title": null,
+    });
+    observed.rows.insert((EventTable::Sessions, String::new(), "room".into()), row);
     let job = json!({"job_id": "job", "platform": "streamgank", "status": "completed"});
-    found.rows.insert((EventTable::Jobs, "streamgank".into(), "job".into()), job);
-    found.counted = [("studio".to_owned(), (2, 1)), ("streamgank".to_owned(), (1, 0))].into();
-    (acceptances, found)
+    observed.rows.insert((EventTable::Jobs, "streamgank".into(), "job".into()), job);
+    observed.counted = [("studio".to_owned(), (2, 1)), ("streamgank".to_owned(), (1, 0))].into();
+    (acceptances, observed)
 }
 
 fn dead(code: &str) -> QueuedEvent {
@@ -96,18 +104,18 @@ fn dead(code: &str) -> QueuedEvent {
     }
 }
 
-/// Judges the good system after `change`.
+/// Judges the correct run after `change`.
 fn after(change: impl FnOnce(&mut Vec<Acceptance>, &mut ObservedState)) -> JudgeVerdict {
-    let (mut acceptances, mut found) = good();
-    change(&mut acceptances, &mut found);
-    judge(&acceptances, &found, &config())
+    let (mut acceptances, mut observed) = good();
+    change(&mut acceptances, &mut observed);
+    judge(&acceptances, &observed, &config())
 }
 
 fn config() -> JudgeConfig {
     JudgeConfig { session_wait: Duration::from_secs(30), ..JudgeConfig::default() }
 }
 
-/// The names and numbers of what failed.
+/// Returns names and numbers of the failures.
 fn failed(verdict: &JudgeVerdict) -> Vec<(&'static str, usize)> {
     verdict
         .failures()
@@ -117,8 +125,8 @@ fn failed(verdict: &JudgeVerdict) -> Vec<(&'static str, usize)> {
         .collect()
 }
 
-fn session(found: &mut ObservedState) -> &mut serde_json::Value {
-    found.rows.get_mut(&(EventTable::Sessions, String::new(), "room".into())).unwrap()
+fn session(observed: &mut ObservedState) -> &mut serde_json::Value {
+    observed.rows.get_mut(&(EventTable::Sessions, String::new(), "room".into())).unwrap()
 }
 
 #[test]
@@ -130,9 +138,9 @@ fn judge_passes_a_correct_system() {
 
 #[test]
 fn judge_reports_a_lost_event() {
-    let verdict = after(|_, found| {
-        found.queued.clear();
-        found.counted.insert("studio".into(), (2, 0));
+    let verdict = after(|_, observed| {
+        observed.queued.clear();
+        observed.counted.insert("studio".into(), (2, 0));
     });
     assert_eq!(failed(&verdict), [("lost", 1)]);
     assert!(verdict.lost.examples[0].contains("event 3 (studio e3)"), "{:?}", verdict.lost);
@@ -140,13 +148,13 @@ fn judge_reports_a_lost_event() {
 
 #[test]
 fn judge_separates_forgotten_from_lost_events() {
-    let (acceptances, mut found) = good();
-    found.queued.clear();
+    let (acceptances, mut observed) = good();
+    observed.queued.clear();
     let second = Duration::from_secs(1);
     let judged = |times| {
         judge(
             &acceptances,
-            &found,
+            &observed,
             &JudgeConfig {
                 session_wait: second,
                 loss_windows: vec![times],
@@ -161,23 +169,23 @@ fn judge_separates_forgotten_from_lost_events() {
 
 #[test]
 fn judge_allows_two_dead_letters_after_marker_expiry() {
-    let (acceptances, mut found) = good();
-    found.queued.push(dead("session_conflict"));
-    found.counted.insert("studio".to_owned(), (2, 2));
+    let (acceptances, mut observed) = good();
+    observed.queued.push(dead("session_conflict"));
+    observed.counted.insert("studio".to_owned(), (2, 2));
     let judged = |markers_expired_at| {
-        judge(&acceptances, &found, &JudgeConfig { markers_expired_at, ..config() })
+        judge(&acceptances, &observed, &JudgeConfig { markers_expired_at, ..config() })
     };
     assert_eq!(failed(&judged(vec![])), [("twice", 1)]);
     assert_eq!(
-        failed(&judged(vec![acceptances[3].promised])),
+        failed(&judged(vec![acceptances[3].accepted])),
         [("twice", 1)],
-        "it was promised later"
+        "the event was accepted later"
     );
-    assert!(judged(vec![acceptances[3].promised + Duration::from_millis(1)]).is_good());
-    found.ledger.push(found.ledger[0].clone());
+    assert!(judged(vec![acceptances[3].accepted + Duration::from_millis(1)]).is_good());
+    observed.ledger.push(observed.ledger[0].clone());
     let twice = judge(
         &acceptances,
-        &found,
+        &observed,
         &JudgeConfig { markers_expired_at: vec![Duration::from_secs(600)], ..config() },
     );
     assert!(failed(&twice).iter().any(|(name, _)| *name == "twice"), "the database never forgets");
@@ -185,31 +193,32 @@ fn judge_allows_two_dead_letters_after_marker_expiry() {
 
 #[test]
 fn judge_reports_an_event_applied_twice() {
-    let verdict = after(|_, found| found.applied.push(("studio".into(), "e1".into())));
+    let verdict = after(|_, observed| observed.applied.push(("studio".into(), "e1".into())));
     assert_eq!(failed(&verdict), [("twice", 1)]);
-    let verdict = after(|_, found| found.ledger.push(found.ledger[0].clone()));
+    let verdict = after(|_, observed| observed.ledger.push(observed.ledger[0].clone()));
     assert!(verdict.twice.count > 0, "{verdict:?}");
-    let verdict = after(|_, found| {
-        found.counted.insert("studio".into(), (3, 1));
+    let verdict = after(|_, observed| {
+        observed.counted.insert("studio".into(), (3, 1));
     });
-    assert_eq!(failed(&verdict), [("twice", 1)], "counted as finished twice");
+    assert_eq!(failed(&verdict), [("twice", 1)], "the event was counted twice");
 }
 
 #[test]
 fn judge_reports_an_event_in_two_places() {
     let copy = |place| QueuedEvent { event_id: "e1".into(), place, ..dead("") };
-    let verdict = after(|_, found| found.queued.push(copy(EventPlace::Incoming)));
+    let verdict = after(|_, observed| observed.queued.push(copy(EventPlace::Incoming)));
     assert_eq!(failed(&verdict), [("twice", 1), ("unfinished", 1)]);
-    let verdict =
-        after(|_, found| found.queued.push(QueuedEvent { place: EventPlace::Retry, ..dead("") }));
+    let verdict = after(|_, observed| {
+        observed.queued.push(QueuedEvent { place: EventPlace::Retry, ..dead("") })
+    });
     assert_eq!(failed(&verdict), [("twice", 1), ("unfinished", 1)]);
 }
 
 #[test]
 fn judge_reports_an_old_value_in_a_row() {
-    let verdict = after(|_, found| session(found)["status"] = "live".into());
+    let verdict = after(|_, observed| session(observed)["status"] = "live".into());
     assert_eq!(failed(&verdict), [("backwards", 1)]);
-    let verdict = after(|_, found| session(found)["last_event_id"] = "e0".into());
+    let verdict = after(|_, observed| session(observed)["last_event_id"] = "e0".into());
     assert_eq!(failed(&verdict), [("backwards", 1)]);
 }
 
@@ -221,47 +230,49 @@ fn judge_reports_a_temporarily_old_value() {
             writers.iter().map(|(group, at)| ((*group).to_owned(), (*at, (1, 1)))).collect();
         RowState { key: key.clone(), writers }
     };
-    let judged = |states: Vec<RowState>| failed(&after(|_, found| found.changes = states));
+    let judged = |states: Vec<RowState>| failed(&after(|_, observed| observed.changes = states));
     assert_eq!(judged(vec![state(&[("status", 5)]), state(&[("status", 6)])]), []);
     assert_eq!(judged(vec![state(&[("status", 5)]), state(&[("status", 4)])]), [("backwards", 1)]);
     assert_eq!(
         judged(vec![state(&[("title", 5)]), state(&[])]),
         [("backwards", 1)],
-        "its writer was forgotten"
+        "the writer disappeared"
     );
     assert_eq!(judged(vec![state(&[("peak_viewers", 5)]), state(&[("broadcast", 6)])]), []);
 }
 
 #[test]
 fn judge_reports_wrong_missing_and_extra_rows() {
-    let verdict = after(|_, found| session(found)["title"] = "nobody said so".into());
+    let verdict = after(|_, observed| session(observed)["title"] = "unexpected title".into());
     assert_eq!(failed(&verdict), [("wrong rows", 1)]);
-    let verdict = after(|_, found| {
-        drop(found.rows.remove(&(EventTable::Jobs, "streamgank".into(), "job".into())))
+    let verdict = after(|_, observed| {
+        drop(observed.rows.remove(&(EventTable::Jobs, "streamgank".into(), "job".into())))
     });
     assert_eq!(failed(&verdict), [("wrong rows", 1)]);
     let row = json!({"content_id": "c"});
-    let verdict = after(|_, found| {
-        drop(found.rows.insert((EventTable::Contents, "netflix".into(), "c".into()), row))
+    let verdict = after(|_, observed| {
+        drop(observed.rows.insert((EventTable::Contents, "netflix".into(), "c".into()), row))
     });
     assert_eq!(failed(&verdict), [("wrong rows", 1)]);
 }
 
 #[test]
 fn judge_reports_a_wrong_end() {
-    let verdict = after(|_, found| found.queued[0] = dead("crash_loop"));
+    let verdict = after(|_, observed| observed.queued[0] = dead("crash_loop"));
     assert_eq!(failed(&verdict), [("misjudged", 1)]);
-    let verdict = after(|_, found| found.ledger[1].attempts = 2);
+    let verdict = after(|_, observed| observed.ledger[1].attempts = 2);
     assert_eq!(failed(&verdict), [("misjudged", 1)], "an attempt was spent");
-    let verdict = after(|_, found| found.ledger[0].occurred_at += 1);
+    let verdict = after(|_, observed| observed.ledger[0].occurred_at += 1);
     assert_eq!(failed(&verdict), [("misjudged", 1)]);
     let verdict = after(|acceptances, _| drop(acceptances.remove(3)));
-    assert_eq!(failed(&verdict), [("misjudged", 1)], "nobody sent it");
+    assert_eq!(failed(&verdict), [("misjudged", 1)], "the event was never sent");
 }
 
 #[test]
 fn judge_accepts_session_not_found_if_announced_late() {
-    let waiting = |acceptances: &mut Vec<Acceptance>, found: &mut ObservedState, announced: u64| {
+    let waiting = |acceptances: &mut Vec<Acceptance>,
+                   observed: &mut ObservedState,
+                   announced: u64| {
         let (room, session_ref) = ("hall".to_owned(), SessionRef::Room);
         let meaning = EventMeaning::Session {
             room,
@@ -276,7 +287,7 @@ fn judge_accepts_session_not_found_if_announced_late() {
             expected_end: ExpectedEnd::Effect,
             ..acceptances[3].event.clone()
         };
-        found.queued[0] = dead("session_not_found");
+        observed.queued[0] = dead("session_not_found");
         let (room, live_stream_id) = ("hall".to_owned(), None);
         let meaning = EventMeaning::Announce { room, live_stream_id, status: None, config: None };
         let event = ModelEvent {
@@ -288,27 +299,32 @@ fn judge_accepts_session_not_found_if_announced_late() {
             expected_end: ExpectedEnd::Effect,
         };
         let at = Duration::from_secs(announced);
-        acceptances.push(Acceptance { event, id: "a".into(), sent: at, promised: at });
+        acceptances.push(Acceptance { event, id: "a".into(), sent: at, accepted: at });
         let row = LedgerRow {
             platform: "sessions".into(),
             event_id: "a".into(),
             event_type: "a".into(),
-            ..found.ledger[0].clone()
+            ..observed.ledger[0].clone()
         };
-        found.ledger.push(LedgerRow { occurred_at: row.received_at, origin: (9, 9), ..row });
-        let row = json!({"status": "ready", "platform": "sessions", "created_at": "2027-01-15T08:00:10.000Z",
-            "last_event_id": "a", "last_event_at": "2027-01-15T08:00:10.000Z"});
-        found.rows.insert((EventTable::Sessions, String::new(), "hall".into()), row);
+        observed.ledger.push(LedgerRow { occurred_at: row.received_at, origin: (9, 9), ..row });
+        let row = json!({
+            "status": "ready",
+            "platform": "sessions",
+            "created_at": "2027-01-15T08:00:10.000Z",
+            "last_event_id": "a",
+            "last_event_at": "2027-01-15T08:00:10.000Z",
+        });
+        observed.rows.insert((EventTable::Sessions, String::new(), "hall".into()), row);
     };
     assert_eq!(
-        failed(&after(|acceptances, found| waiting(acceptances, found, 32))),
+        failed(&after(|acceptances, observed| waiting(acceptances, observed, 32))),
         [("misjudged", 1)]
     );
-    assert_eq!(failed(&after(|acceptances, found| waiting(acceptances, found, 34))), []);
+    assert_eq!(failed(&after(|acceptances, observed| waiting(acceptances, observed, 34))), []);
 }
 
 #[test]
 fn judge_reports_queueing_out_of_order() {
-    let verdict = after(|_, found| found.ledger[0].origin = (8, 0));
+    let verdict = after(|_, observed| observed.ledger[0].origin = (8, 0));
     assert_eq!(failed(&verdict), [("backwards", 1)]);
 }
