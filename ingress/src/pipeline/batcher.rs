@@ -130,7 +130,7 @@ impl Batcher {
         let sent = self.requests.try_send(request).map_err(|_| EnqueueError::Full);
         async move {
             sent?;
-            outcome.await.map_or(Err(EnqueueError::Unknown(None)), |(outcome, _load)| outcome)
+            outcome.await.map_or(Err(EnqueueError::Unknown(None)), |(outcome, _queued)| outcome)
         }
     }
 }

@@ -229,7 +229,7 @@ impl BodyReader {
                 return Err(Error::PayloadTooLarge { limit: self.max });
             }
             if self.hold(&mut held, part.len()).is_err() {
-                // This body holds bytes while it waits for more. Older ones may need them.
+                // This body holds bytes while it waits for more. A younger one may evict it.
                 if held.is_some() {
                     pending_body
                         .get_or_insert_with(|| self.pending.register())

@@ -73,7 +73,7 @@ where
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buf_size(MAX_SEND_BUFFER);
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), answering));
-    let silence = async {
+    let idle = async {
         match &guard {
             Some(guard) => guard.wait_until_idle().await,
             None => std::future::pending().await,
@@ -83,7 +83,7 @@ where
         // The connection broke, or its sender has closed it.
         _ = connection.as_mut() => return,
         () = stopping.notified() => {}
-        () = silence => {}
+        () = idle => {}
     }
     connection.as_mut().graceful_shutdown();
     let _ = connection.await;
@@ -100,7 +100,7 @@ where
     let is_head = request.method() == hyper::Method::HEAD;
     let permit = guard.as_ref().map(|guard| guard.permit());
     let response = match to_actix(request) {
-        None => Error::InvalidRequest("Not a request of HTTP".to_owned())
+        None => Error::InvalidRequest("Not a valid HTTP request".to_owned())
             .respond(None, Payload::None)
             .into(),
         Some(mut request) if matches!(permit, Some(None)) => {
