@@ -46,8 +46,7 @@ impl RateLimiter {
         if let Some(rate) = self.rate {
             let most = usize::try_from(rate).unwrap_or(usize::MAX).max(batch);
             let mut due = self.next;
-            // Waits until enough of the entries done within the last second are older than a
-            // second.
+            // Enough entries of the last second must have left the window first.
             let mut over = (self.recent + batch).saturating_sub(most);
             for (at, count) in &self.done {
                 if over == 0 {

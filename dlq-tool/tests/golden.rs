@@ -74,7 +74,10 @@ fn completions_and_man_need_no_redis() {
 
 #[test]
 fn top_needs_a_terminal() {
-    insta::assert_snapshot!(refused(2, &["top"], &[]), @"dlq-tool: top needs a terminal; stats and watch do without");
+    insta::assert_snapshot!(
+        refused(2, &["top"], &[]),
+        @"dlq-tool: top needs a terminal; stats and watch do without"
+    );
 }
 
 /// Returns stderr of a run that must exit with `code` and print no data.
@@ -158,8 +161,8 @@ fn unreachable_redis_is_named_without_its_password() {
         &["export"],
         &["watch"],
     ] {
-        let said = refused(4, words, &[("REDIS_URL", "redis://:hunter2@127.0.0.1:1")]);
-        assert!(said.starts_with("dlq-tool: cannot reach Redis at 127.0.0.1:1: "), "{said}");
-        assert!(!said.contains("hunter2"), "{said}");
+        let stderr = refused(4, words, &[("REDIS_URL", "redis://:hunter2@127.0.0.1:1")]);
+        assert!(stderr.starts_with("dlq-tool: cannot reach Redis at 127.0.0.1:1: "), "{stderr}");
+        assert!(!stderr.contains("hunter2"), "{stderr}");
     }
 }

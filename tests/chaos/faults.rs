@@ -145,7 +145,7 @@ pub(crate) async fn inject(
     Some(undo)
 }
 
-/// Returns the details of a fault beside its kind.
+/// Returns the details of a fault in addition to its kind.
 pub(crate) fn details(fault: &PlannedFault) -> String {
     match fault.kind {
         FaultKind::ClockIngress | FaultKind::ClockWorker | FaultKind::ClockRedis => {

@@ -31,7 +31,7 @@ pub type ColumnValues = BTreeMap<String, Value>;
 /// Table, platform (empty for sessions, which all platforms share), and key.
 pub type RowKey = (EventTable, String, String);
 
-/// Tables that events write, besides the ledger.
+/// Tables that events write, except the ledger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[allow(missing_docs)]
 pub enum EventTable {
@@ -59,7 +59,7 @@ impl EventTable {
         }
     }
 
-    /// Returns the key column, besides the platform.
+    /// Returns the column of the key, which the platform completes.
     #[must_use]
     pub fn key(self) -> &'static str {
         match self {

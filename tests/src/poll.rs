@@ -57,8 +57,8 @@ where
     try_until(what, within, check).await.unwrap_or_else(|late| panic!("{late}"))
 }
 
-/// Polls for the time `during`, and panics if `check` returns `Err`. Use it for conditions that must
-/// stay true.
+/// Polls for the time `during`, and panics if `check` returns `Err`. Use it for conditions that
+/// must stay true.
 pub async fn throughout<E, F>(what: &str, during: Duration, mut check: F)
 where
     E: Display,

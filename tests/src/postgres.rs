@@ -178,7 +178,7 @@ impl PostgresServer {
             if !process.is_running() {
                 let log = process.tail();
                 process = self.program.spawn();
-                return Err(format!("it ended; log:\n{log}"));
+                return Err(format!("the server exited; log:\n{log}"));
             }
             let connection =
                 PgConnection::connect(&url).await.map_err(|error| error.to_string())?;

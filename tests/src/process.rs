@@ -68,7 +68,7 @@ pub fn folder() -> tempfile::TempDir {
     dir
 }
 
-/// Returns the path of a binary of the workspace: beside the running test
+/// Returns the path of a binary of the workspace: next to the running test
 /// (`target/<profile>/NAME`), or in the folder of the variable `TEST_BINARIES`.
 ///
 /// # Panics

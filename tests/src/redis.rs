@@ -161,7 +161,7 @@ impl RedisServer {
         let url = self.url();
         let started = poll::try_until("redis-server answers", START_TIMEOUT, async || {
             if !process.is_running() {
-                return Ok(Err(format!("it ended; log:\n{}", process.tail())));
+                return Ok(Err(format!("the server exited; log:\n{}", process.tail())));
             }
             let mut connection = connect(&url).await.map_err(|error| error.to_string())?;
             let answer = ::redis::cmd("PING").query_async::<String>(&mut connection).await;

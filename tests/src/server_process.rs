@@ -51,7 +51,7 @@ impl ServerProcess {
     /// # Panics
     /// With the process's log, if it does not in time.
     pub async fn health(&self, path: &str, status: u16, within: Duration) {
-        poll::until(&format!("{path} says {status}"), within, async || {
+        poll::until(&format!("{path} returns {status}"), within, async || {
             if !self.process.is_running() {
                 return Err(format!("the process ended; log:\n{}", self.process.tail()));
             }

@@ -8,7 +8,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap_complete::Shell;
 use shared::error_code::DeadLetterCode;
 use shared::event::StreamId;
-use shared::platform::{PlatformName, NameError};
+use shared::platform::{NameError, PlatformName};
 
 use crate::edit::Edit;
 use crate::time_arg::TimeArg;

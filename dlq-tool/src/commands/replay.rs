@@ -187,7 +187,7 @@ impl ReplayRun {
         let mut settled = 0;
         for (id, outcome) in ids.iter().zip(outcomes) {
             let (result, queued_as) = match outcome {
-                // The later ids are replayed again later.
+                // The ids from here on are part of the next call.
                 ReplayOutcome::QueueFull => break,
                 ReplayOutcome::Done(queued) => ("replayed", Some(*queued)),
                 ReplayOutcome::Gone => ("gone", None),
