@@ -4,8 +4,8 @@ use std::error::Error;
 use std::process::Command;
 
 /// Builds `ingress` and `worker` with the profile of this program, since `cargo run` builds the
-/// binaries of one package only. Without cargo, this program uses the binaries next to it. `tool` is
-/// the prefix of messages.
+/// binaries of one package only. Without cargo, this program uses the binaries next to it. `tool`
+/// is the prefix of messages.
 ///
 /// # Errors
 /// If the build fails.
