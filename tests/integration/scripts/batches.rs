@@ -1,4 +1,4 @@
-//! Groups of events that are accepted together or not at all.
+//! Tests of event groups, which are accepted as a whole or not at all.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ fn group(ids: &[&str]) -> Vec<NewEvent> {
     ids.iter().map(|id| event(id)).collect()
 }
 
-/// One per ten minutes after a burst, so that no time passes as far as the limit is concerned.
+/// Policy of one event per ten minutes after a burst: the limit does not refill during a test.
 fn slow(burst: u32) -> EnqueuePolicy {
     EnqueuePolicy { period_us: 600_000_000, burst, ..UNLIMITED }
 }
@@ -46,7 +46,7 @@ async fn group_is_queued_in_place_and_order() {
 async fn group_queues_only_its_new_events() {
     let fixture = QueueFixture::start().await;
     fixture.groups(&UNLIMITED, &[&["a", "b"]]).await;
-    // What was seen, and what stands twice in it, costs nothing: two new ones fit where two fit.
+    // Duplicates, also within one group, cost nothing. The bounds leave room for two events.
     let policy = EnqueuePolicy { max_backlog: 4, ..slow(2) };
     assert_eq!(
         fixture.groups(&policy, &[&["a", "c", "b", "d", "c"], &["b", "d", "a"]]).await,
@@ -72,7 +72,7 @@ async fn event_without_marker_is_new_each_time() {
 async fn group_beyond_the_backlog_leaves_nothing() {
     let fixture = QueueFixture::start().await;
     let policy = EnqueuePolicy { max_backlog: 3, ..slow(100) };
-    // What fits afterwards is not refused because the group was.
+    // Later events that fit are accepted although the group was refused.
     let outcomes = fixture.groups(&policy, &[&["a", "b"], &["c", "d"], &["c"], &["e"]]).await;
     assert_eq!(
         outcomes,
@@ -80,7 +80,7 @@ async fn group_beyond_the_backlog_leaves_nothing() {
     );
     assert_eq!(fixture.queued().await, ["a", "b", "c"]);
     assert_eq!((fixture.markers().await, fixture.counter("overloaded").await), (3, 3));
-    // And a full backlog knows what it has seen.
+    // A full backlog still recognizes duplicates.
     assert_eq!(fixture.groups(&policy, &[&["a", "c"]]).await, [Enqueued::Duplicate]);
 }
 
@@ -90,11 +90,11 @@ async fn group_passes_the_rate_limit_whole_or_costs_nothing() {
     let outcomes =
         fixture.groups(&slow(5), &[&["a", "b", "c"], &["d", "e", "f"], &["g", "h"], &["i"]]).await;
     let limited = |retry_after_s| Enqueued::RateLimited { retry_after_s };
-    // One is missing for the second: ten minutes. It leaves two to the third.
+    // The second group lacks quota for one event, which takes ten minutes. Two remain for the third.
     assert_eq!(outcomes, [Enqueued::Accepted, limited(600), Enqueued::Accepted, limited(600)]);
     assert_eq!(fixture.queued().await, ["a", "b", "c", "g", "h"]);
     assert_eq!((fixture.markers().await, fixture.counter("rate_limited").await), (5, 4));
-    // Two are missing now, when one of the three was seen.
+    // One of the three is a duplicate, so quota for two is missing.
     assert_eq!(fixture.groups(&slow(5), &[&["a", "x", "y"]]).await, [limited(1200)]);
 }
 
@@ -111,14 +111,14 @@ async fn group_type_limits_are_checked_before_any_is_charged() {
         let events: Vec<NewEvent> = kinds.iter().map(of).collect();
         fixture.queue.enqueue_groups(&fixture.keys, &policy, &[&events]).await.unwrap()[0]
     };
-    let waits = |outcome| matches!(outcome, Enqueued::RateLimited { .. });
+    let is_limited = |outcome| matches!(outcome, Enqueued::RateLimited { .. });
     assert_eq!(run(&["chat", "chat", "typing", "stream.up"]).await, Enqueued::Accepted);
-    // Two of the platform's limit are left, one of chat's, none of typing's.
-    assert!(waits(run(&["chat", "chat"]).await));
-    assert!(waits(run(&["chat", "typing"]).await));
-    assert!(waits(run(&["chat", "stream.up", "stream.up"]).await));
+    // Left: two events of the platform limit, one of chat, none of typing.
+    assert!(is_limited(run(&["chat", "chat"]).await));
+    assert!(is_limited(run(&["chat", "typing"]).await));
+    assert!(is_limited(run(&["chat", "stream.up", "stream.up"]).await));
     assert_eq!(run(&["chat", "stream.up"]).await, Enqueued::Accepted);
-    assert!(waits(run(&["stream.up"]).await));
+    assert!(is_limited(run(&["stream.up"]).await));
     assert_eq!(fixture.length().await, 6);
 }
 
@@ -131,7 +131,7 @@ async fn group_above_the_burst_passes_at_rest_and_costs_in_full() {
     assert_eq!(fixture.groups(&policy, &[&["z"], &five]).await, [Enqueued::Accepted, limited(600)]);
     fixture.redis::<()>(&["DEL", &fixture.keys.limit]).await;
     assert_eq!(fixture.groups(&policy, &[&five]).await, [Enqueued::Accepted]);
-    // Five are owed, two of them may be: one fits after four periods, two after five.
+    // Five periods are charged and the burst allows two: one fits after four periods, two after five.
     let near = |outcome, seconds: u64| match outcome {
         Enqueued::RateLimited { retry_after_s } => {
             assert!((seconds - 5..=seconds).contains(&retry_after_s))
@@ -144,7 +144,7 @@ async fn group_above_the_burst_passes_at_rest_and_costs_in_full() {
     let ttl: i64 = fixture.redis(&["PTTL", &fixture.keys.limit]).await;
     assert!((5 * 600_000 - 5000..=5 * 600_000 + 1001).contains(&ttl), "{ttl}");
 
-    // What is owed is not taken for more when a clock was set back: never more than the group itself.
+    // After a clock step back, the charge is cut to the size of the group.
     let (seconds, _): (i64, i64) = fixture.redis(&["TIME"]).await;
     let ahead = format!("{} 3000000000", (seconds + 86_400) * 1_000_000);
     fixture.redis::<()>(&["SET", &fixture.keys.limit, &ahead]).await;

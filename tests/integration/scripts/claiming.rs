@@ -1,4 +1,4 @@
-//! Holding, claiming and handing back; suspects; leases; consumers.
+//! Tests of claims, hand-backs, suspects, consumer leases and consumer removal.
 
 use std::time::Duration;
 
@@ -125,7 +125,7 @@ async fn hand_back_allows_a_claim_at_once_and_keeps_the_count() {
     assert_eq!(fixture.holder(ids[0]).await, (CONSUMER.into(), 1));
     let claimed = fixture.queue.claim(&fixture.keys, OTHER, MINUTE, START, 10).await.unwrap();
     assert_eq!(claimed.entries.len(), 2);
-    assert_eq!(fixture.holder(ids[0]).await, (OTHER.into(), 2), "one more by the claim alone");
+    assert_eq!(fixture.holder(ids[0]).await, (OTHER.into(), 2), "only the claim counts");
 }
 
 #[tokio::test]
@@ -181,11 +181,11 @@ async fn suspect_is_counted_until_an_orderly_outcome() {
             .await
             .unwrap(),
         1,
-        "after an outage from the beginning"
+        "a cleared suspect is counted from the start"
     );
 }
 
-/// A stalled Redis runs every repetition of a call whose answer was given up on.
+/// A stalled Redis may run a call whose reply timed out, and each repetition of it.
 #[tokio::test]
 async fn isolated_run_counts_once_for_a_repeated_call() {
     let mut fixture = QueueFixture::consuming().await;
@@ -224,7 +224,7 @@ async fn lease_has_one_holder() {
     assert!(!queue.lease("host-1", "token-b", MINUTE).await.unwrap());
     assert!(queue.lease("host-2", "token-b", MINUTE).await.unwrap());
     assert!(queue.lease("host-1", "token-a", MINUTE).await.unwrap(), "renewed");
-    assert!(!queue.release_lease("host-1", "token-b").await.unwrap(), "not another one's");
+    assert!(!queue.release_lease("host-1", "token-b").await.unwrap(), "token-b does not hold the lease");
     assert!(queue.release_lease("host-1", "token-a").await.unwrap());
     assert!(queue.lease("host-1", "token-b", MINUTE).await.unwrap());
 }
@@ -237,7 +237,7 @@ async fn lease_expires_and_renewal_restarts_it() {
     assert!(queue.lease("host-1", "token-a", MINUTE).await.unwrap());
     assert!(fixture.redis::<i64>(&["PTTL", "webhooks:lease:host-1"]).await > 50_000);
     assert!(queue.lease("host-1", "token-a", Duration::from_millis(50)).await.unwrap());
-    poll::until("the lease ended", Duration::from_secs(10), async || {
+    poll::until("the lease expires", Duration::from_secs(10), async || {
         if queue.lease("host-1", "token-b", MINUTE).await.unwrap() {
             Ok(())
         } else {
@@ -261,20 +261,20 @@ async fn reap_deletes_only_idle_consumers_without_entries() {
     assert_eq!(
         fixture.queue.reap_consumers(&fixture.keys, MINUTE).await.unwrap(),
         0,
-        "seen just now"
+        "the consumer was active just now"
     );
-    let reaped = poll::until("idle for a moment", Duration::from_secs(10), async || match fixture
+    let reaped = poll::until("an idle consumer is reaped", Duration::from_secs(10), async || match fixture
         .queue
         .reap_consumers(&fixture.keys, Duration::from_millis(20))
         .await
         .unwrap()
     {
-        0 => Err("nobody yet"),
+        0 => Err("none reaped yet"),
         reaped => Ok(reaped),
     })
     .await;
     assert_eq!(reaped, 1);
-    // The one with something pending is there, and so is what it holds.
+    // The consumer with a pending entry remains, and so does its entry.
     assert_eq!(fixture.pending().await, 1);
     assert_eq!(
         fixture.queue.read_own_pending(&fixture.keys, CONSUMER, START, 10).await.unwrap().len(),
@@ -298,10 +298,10 @@ async fn own_pending_ids_are_listed_without_a_delivery() {
     );
     let one =
         fixture.queue.read_own_pending(&fixture.keys, CONSUMER, ids[1].before(), 1).await.unwrap();
-    assert_eq!(one[0].id, ids[1], "and one of them can be read by itself");
+    assert_eq!(one[0].id, ids[1], "a single entry can be read");
 }
 
-/// A delivery in the future is what a clock leaves behind that is set back.
+/// A clock step back leaves deliveries with a time in the future.
 #[tokio::test]
 async fn entry_delivered_in_the_future_can_be_claimed() {
     let mut fixture = QueueFixture::consuming().await;
@@ -322,14 +322,14 @@ async fn entry_delivered_in_the_future_can_be_claimed() {
             .unwrap()
     };
     tokio::time::sleep(Duration::from_millis(30)).await;
-    assert!(claim().await.entries.is_empty(), "idle for no time at all, however long that lasts");
+    assert!(claim().await.entries.is_empty(), "the idle time stays 0 until it is reset");
 
     fixture.queue.reset_idle(&fixture.keys).await.unwrap();
     let claimed =
-        poll::until("they can be claimed", MINUTE, async || match claim().await.entries {
+        poll::until("both entries can be claimed", MINUTE, async || match claim().await.entries {
             entries if entries.len() == 2 => Ok(entries),
             entries => Err(entries.len()),
         });
     let claimed = claimed.await;
-    assert_eq!(claimed[0].1, 2, "counted as delivered by the claim alone");
+    assert_eq!(claimed[0].1, 2, "only the claim counts as a delivery");
 }

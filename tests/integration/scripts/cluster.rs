@@ -1,5 +1,6 @@
-//! Under the cluster layout every script keeps to one slot: a cluster of one node refuses those that do not. And what the
-//! watch over a real cluster sees.
+//! Tests of the cluster layout: scripts keep to one slot, and the health monitor sees every primary.
+//!
+//! A cluster of one node refuses a script that touches keys of several slots.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -16,7 +17,7 @@ use tests::redis::{RedisOptions, RedisServer};
 
 use crate::fixture::{CONSUMER, UNLIMITED, event, name};
 
-/// A cluster of one node.
+/// Starts a Redis Cluster of one node that serves all slots.
 pub async fn one_node() -> RedisServer {
     let bus = tests::ports::free().to_string();
     let options = RedisOptions::fast().set("cluster-enabled", "yes").set("cluster-port", &bus);
@@ -30,7 +31,7 @@ pub async fn one_node() -> RedisServer {
     server
 }
 
-/// A queue on `server`, and what reads it.
+/// Connects a queue and a stream reader to `server`.
 pub fn connect_to(server: &RedisServer) -> (Queue, StreamReader) {
     let url = server.url().into();
     (
@@ -97,14 +98,14 @@ async fn unassigned_slot_is_found_again_when_assigned() {
     let slot = slot.to_string();
     let unserved = "no node of the cluster serves this slot";
 
-    // As a node tells while a failover is under way.
+    // The node answers like one whose cluster is in a failover.
     server.command::<()>(&["CLUSTER", "DELSLOTSRANGE", &slot, &slot]).await;
-    poll::until("the gap is known", Duration::from_secs(10), async || {
+    poll::until("both clients know that the slot is unserved", Duration::from_secs(10), async || {
         let written = queue.enqueue(&keys, &UNLIMITED, &[&event("a")]).await.map(drop);
         let read =
             queue.read_new(&mut reader, &[&keys], CONSUMER, 1, Duration::ZERO).await.map(drop);
-        let said = format!("{written:?}, {read:?}");
-        if said.matches(unserved).count() == 2 { Ok(()) } else { Err(said) }
+        let results = format!("{written:?}, {read:?}");
+        if results.matches(unserved).count() == 2 { Ok(()) } else { Err(results) }
     })
     .await;
     server.command::<()>(&["CLUSTER", "ADDSLOTSRANGE", &slot, &slot]).await;
@@ -112,7 +113,7 @@ async fn unassigned_slot_is_found_again_when_assigned() {
         queue.enqueue(&keys, &UNLIMITED, &[&event("b")]).await.map_err(|fault| fault.to_string())
     })
     .await;
-    poll::until("it is read again", Duration::from_secs(10), async || {
+    poll::until("the stream is read again", Duration::from_secs(10), async || {
         let pages = queue.read_new(&mut reader, &[&keys], CONSUMER, 1, Duration::ZERO).await;
         if pages.as_ref().is_ok_and(|pages| !pages.is_empty()) {
             Ok(())
@@ -123,7 +124,7 @@ async fn unassigned_slot_is_found_again_when_assigned() {
     .await;
 }
 
-/// The slots of a node that was taken away for good may stay without one, however much is sent for them.
+/// The slots of a removed node may stay unassigned for a long time under load.
 #[tokio::test]
 async fn unassigned_slot_is_looked_up_rarely() {
     let server = one_node().await;
@@ -166,7 +167,7 @@ async fn stream_of_wrong_type_blocks_no_other_on_a_cluster() {
     let pages =
         queue.read_new(&mut reader, &streams, CONSUMER, 10, Duration::from_secs(5)).await.unwrap();
     assert_eq!((pages.len(), pages[0].0, pages[0].1.len()), (1, 2, 1), "{pages:?}");
-    // What is wrong with the others is told by the next read.
+    // The next read reports the errors of the other streams.
     let fault = queue
         .read_new(&mut reader, &streams, CONSUMER, 10, Duration::from_secs(5))
         .await
@@ -221,20 +222,20 @@ async fn health_monitor_watches_every_primary() {
         monitor.poll(&mut health).await;
         assert!(health.strict_ok() && health.data_lost == 0, "{health:?}");
     }
-    // One that is emptied, whichever it is, is not what it was.
+    // Each emptied primary is counted as lost data.
     for (lost, node) in (1..).zip(&cluster.nodes[..3]) {
         node.command::<()>(&["FLUSHALL"]).await;
         monitor.poll(&mut health).await;
         assert_eq!((health.up, health.data_lost), (true, lost), "{health:?}");
     }
-    // All promise what the weakest does.
+    // The durability of the cluster is that of its weakest primary.
     cluster.nodes[1].command::<()>(&["CONFIG", "SET", "appendfsync", "everysec"]).await;
     monitor.poll(&mut health).await;
     assert!(health.up && !health.strict_ok(), "{health:?}");
     cluster.nodes[1].command::<()>(&["CONFIG", "SET", "appendfsync", "always"]).await;
     monitor.poll(&mut health).await;
     assert!(health.strict_ok(), "{health:?}");
-    // One that is away: the others go on, but what it would promise is not known.
+    // With one primary unavailable the others go on, and the durability is unknown.
     cluster.nodes[2].kill();
     monitor.poll(&mut health).await;
     assert!(health.up && !health.strict_ok() && health.durability.is_none(), "{health:?}");

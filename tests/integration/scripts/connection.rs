@@ -1,4 +1,4 @@
-//! Connections that come and go, and what their errors mean.
+//! Tests of connections: reconnecting, and which errors mean that a call certainly did not run.
 
 use std::time::Duration;
 
@@ -67,7 +67,7 @@ async fn connection_recovers_after_a_redis_restart() {
     assert!(fixture.queue.connection().connection_epoch() > before);
     fixture.accept(&["b"]).await;
     fixture.queue.create_group(&fixture.keys).await.unwrap();
-    poll::until("the reader finds it too", Duration::from_secs(10), async || {
+    poll::until("the reader reconnects", Duration::from_secs(10), async || {
         let read = fixture
             .queue
             .read_new(&mut fixture.reader, &[&fixture.keys], CONSUMER, 10, Duration::ZERO)
@@ -83,7 +83,7 @@ async fn connection_recovers_after_a_redis_restart() {
 #[tokio::test]
 async fn connection_recovers_after_a_refused_connect() {
     let fixture = QueueFixture::start().await;
-    // One connection holds the only place.
+    // `keeper` takes the only allowed connection.
     let mut keeper = fixture.server.connection().await;
     redis::cmd("CONFIG").arg("SET").arg("maxclients").arg(1).exec_async(&mut keeper).await.unwrap();
     let queue =
@@ -104,11 +104,11 @@ async fn connection_recovers_after_a_refused_connect() {
 async fn lost_reply_is_an_unknown_result() {
     let fixture = QueueFixture::start().await;
     fixture.accept(&["a"]).await;
-    // Redis takes the command and does not answer in time, as a frozen one would.
+    // Redis takes the command and does not reply in time, like a frozen server.
     fixture.redis::<()>(&["CLIENT", "PAUSE", "4000", "ALL"]).await;
     let fault = fixture.queue.enqueue(&fixture.keys, &UNLIMITED, &[&event("b")]).await.unwrap_err();
     assert!(matches!(fault, CallError::Unknown(_)), "{fault:?}");
-    // It happened all the same, so the provider's retry is a duplicate.
+    // The call ran, so the provider's retry is a duplicate.
     let outcome = poll::until("Redis answers again", Duration::from_secs(20), async || {
         let given = event("b");
         fixture
@@ -122,17 +122,17 @@ async fn lost_reply_is_an_unknown_result() {
     assert_eq!(fixture.length().await, 2);
 }
 
-/// A second sending would be answered in time; and of an event without a marker it would make two.
+/// A repeated call would be answered in time and queue an event without a marker twice.
 #[tokio::test]
 async fn call_that_may_have_run_is_not_repeated() {
     let fixture = QueueFixture::start().await;
     fixture.accept(&["a"]).await;
-    // Longer than one answer is waited for, shorter than two.
+    // Longer than one response timeout, shorter than two.
     fixture.redis::<()>(&["CLIENT", "PAUSE", "3000", "ALL"]).await;
     let unmarked = NewEvent { marker: None, ..event("b") };
     let fault = fixture.queue.enqueue(&fixture.keys, &UNLIMITED, &[&unmarked]).await.unwrap_err();
     assert!(matches!(fault, CallError::Unknown(_)), "{fault:?}");
-    poll::until("it is there once", Duration::from_secs(20), async || {
+    poll::until("the event is queued once", Duration::from_secs(20), async || {
         match fixture.length().await {
             2 => Ok(()),
             seen => Err(seen),
@@ -181,7 +181,7 @@ async fn single_server_configured_as_cluster_is_reported() {
         Some(RedisLayoutError::Cluster { configured: true })
     );
     let fault = queue.now().await.map(drop);
-    assert!(fault.is_ok(), "what belongs to no key is answered: {fault:?}");
+    assert!(fault.is_ok(), "commands without a key work: {fault:?}");
     let fault = queue.enqueue(&queue.keys(&name("mux")), &UNLIMITED, &[&event("a")]).await.unwrap_err();
     assert!(fault.certainly_not_run(), "{fault:?}");
     let mut health = RedisHealth::default();
@@ -202,7 +202,7 @@ async fn unreplicated_duplicate_is_an_unknown_result() {
     let port = fixture.server.port().to_string();
     let options = RedisOptions::fast().set("replicaof", &format!("127.0.0.1 {port}"));
     let replica = RedisServer::start(options).await;
-    let outcome = poll::until("a replica has it", Duration::from_secs(20), async || {
+    let outcome = poll::until("a replica acknowledges", Duration::from_secs(20), async || {
         let given = event("a");
         queue.enqueue(&fixture.keys, &UNLIMITED, &[&given]).await.map_err(|fault| fault.to_string())
     })
@@ -218,9 +218,9 @@ async fn wait_until_redis_answers(queue: &Queue) {
     .await;
 }
 
-/// A reader of `fixture`'s server, whose URL begins with `who`.
-fn reader_as(fixture: &QueueFixture, who: &str, database: u8) -> StreamReader {
-    let url = fixture.server.url().replacen("redis://", &format!("redis://{who}"), 1);
+/// Opens a reader with `credentials` (`user:password@`) on a database of `fixture`'s server.
+fn reader_as(fixture: &QueueFixture, credentials: &str, database: u8) -> StreamReader {
+    let url = fixture.server.url().replacen("redis://", &format!("redis://{credentials}"), 1);
     blocking_connection(&format!("{}/{database}", url.trim_end_matches('/')).into(), false).unwrap()
 }
 
@@ -228,24 +228,24 @@ fn reader_as(fixture: &QueueFixture, who: &str, database: u8) -> StreamReader {
 async fn reader_authenticates_and_selects_its_database() {
     let fixture = QueueFixture::consuming().await;
     fixture.accept(&["a"]).await;
-    // Not even allowed to say that it is there.
+    // This user may run XREADGROUP, and neither PING nor HELLO.
     fixture
         .redis::<()>(&["ACL", "SETUSER", "reads", "on", ">s3cr3t", "~*", "+xreadgroup", "+select"])
         .await;
     fixture.redis::<()>(&["ACL", "SETUSER", "looks", "on", ">s3cr3t", "~*", "+ping"]).await;
-    let read = async |who, database| {
-        let mut reader = reader_as(&fixture, who, database);
+    let read = async |credentials, database| {
+        let mut reader = reader_as(&fixture, credentials, database);
         fixture.queue.read_new(&mut reader, &[&fixture.keys], CONSUMER, 10, Duration::ZERO).await
     };
     for refused in ["reads:wrong@", "looks:s3cr3t@", "nobody:s3cr3t@"] {
         let fault = read(refused, 0).await.unwrap_err();
         assert!(fault.certainly_not_run(), "{fault:?}");
     }
-    assert!(read("reads:s3cr3t@", 1).await.unwrap_err().is_no_group(), "it is in another database");
+    assert!(read("reads:s3cr3t@", 1).await.unwrap_err().is_no_group(), "the stream is in database 0");
     assert_eq!(read("reads:s3cr3t@", 0).await.unwrap()[0].1.len(), 1);
 }
 
-/// Its name may lead to the new master by then.
+/// The host name may resolve to the new primary after a failover.
 #[tokio::test]
 async fn reader_reconnects_when_its_server_became_a_replica() {
     let mut fixture = QueueFixture::consuming().await;
@@ -266,14 +266,14 @@ async fn reader_reconnects_when_its_server_became_a_replica() {
     assert!(read(&mut fixture.reader).await.unwrap().is_empty());
     let before = connected().await;
     assert!(read(&mut fixture.reader).await.unwrap().is_empty());
-    assert_eq!(connected().await, before, "it stays connected");
+    assert_eq!(connected().await, before, "the reader keeps its connection");
 
     fixture.redis::<()>(&["REPLICAOF", "127.0.0.1", "1"]).await;
     let before = connected().await;
     for _ in 0..3 {
         assert_eq!(read(&mut fixture.reader).await.unwrap_err().code(), Some("READONLY"));
     }
-    assert_eq!(connected().await, before + 2, "each but the first had to connect");
+    assert_eq!(connected().await, before + 2, "every read after an error reconnects");
 }
 
 #[tokio::test]
@@ -311,12 +311,12 @@ async fn reader_matches_no_late_reply_to_the_next_read() {
     let keys = [&fixture.keys];
     let blocked =
         fixture.queue.read_new(&mut fixture.reader, &keys, "another", 10, Duration::from_secs(4));
-    let given_up = tokio::time::timeout(Duration::from_millis(300), blocked).await;
-    assert!(given_up.is_err(), "there was nothing to read");
+    let cancelled = tokio::time::timeout(Duration::from_millis(300), blocked).await;
+    assert!(cancelled.is_err(), "there was nothing to read");
     fixture.accept(&["a"]).await;
-    let read = poll::until("it is read", Duration::from_secs(10), async || {
+    let read = poll::until("the entry is read", Duration::from_secs(10), async || {
         let keys = [&fixture.keys];
-        // Redis may not have seen yet that the first one has hung up.
+        // Redis may still serve the cancelled read, because it has not seen the hang-up.
         let new = fixture
             .queue
             .read_new(&mut fixture.reader, &keys, CONSUMER, 10, Duration::ZERO)
@@ -331,10 +331,10 @@ async fn reader_matches_no_late_reply_to_the_next_read() {
     })
     .await;
     let (new, theirs) = read;
-    assert_eq!(new.len() + theirs.len(), 1, "either this reader's, or pending for the other");
+    assert_eq!(new.len() + theirs.len(), 1, "read by this consumer, or pending for the other");
 }
 
-/// Larger than any buffer, and in as many pieces as the network likes.
+/// The entries exceed every buffer and arrive in arbitrary pieces.
 #[tokio::test]
 async fn reader_returns_entries_of_any_size_unchanged() {
     let mut fixture = QueueFixture::consuming().await;

@@ -1,4 +1,4 @@
-//! Becoming a dead letter, and leaving the dead letters again.
+//! Tests of dead letters: dead-letter, replay, purge, export and import.
 
 use std::collections::BTreeMap;
 
@@ -50,7 +50,7 @@ async fn dead_letter_holds_the_event_and_the_reason() {
     assert_eq!((letter.error_code.as_deref(), letter.attempts), (Some("store_rejected"), Some(5)));
     assert_eq!((letter.worker.as_deref(), letter.v), (Some("host-1"), Some(1)));
     assert!(letter.failed_at.unwrap() >= before);
-    assert_eq!(letter.first_failed_at, letter.failed_at, "it never failed before");
+    assert_eq!(letter.first_failed_at, letter.failed_at, "this is the first failure");
     assert!(letter.extra.is_empty(), "{:?}", letter.extra);
 }
 
@@ -71,7 +71,7 @@ async fn dead_letter_keeps_the_time_of_the_first_failure() {
     assert_eq!(
         letter.error.as_deref(),
         Some("the row was refused"),
-        "the last failure's, and once"
+        "the error of the last failure, once"
     );
     assert!(letter.extra.is_empty(), "{:?}", letter.extra);
 }
@@ -82,7 +82,7 @@ async fn deleted_pending_entry_is_not_dead_lettered() {
     let id = fixture.deliver(&["a"]).await[0];
     fixture.redis::<()>(&["XDEL", &fixture.keys.incoming, &id.to_string()]).await;
     assert_eq!(fixture.dead_letter_ids(&[id]).await, [DeadLettered::Gone]);
-    assert!(fixture.dead_letters().await.is_empty(), "nothing is left of it that could be looked at");
+    assert!(fixture.dead_letters().await.is_empty(), "no fields are left to keep");
     assert_eq!(fixture.counter("dead_lettered").await, 0);
 }
 
@@ -91,7 +91,7 @@ async fn dead_letter_clears_every_trace_of_the_entry() {
     let mut fixture = QueueFixture::consuming().await;
     let id = fixture.deliver(&["a"]).await[0];
     fixture.queue.count_isolated_run(&fixture.keys, id, uuid::Uuid::new_v4()).await.unwrap();
-    // As where somebody set the group back while the entry waited for a retry.
+    // Setting the group back delivers an entry again while it waits for a retry.
     fixture.redis::<()>(&["ZADD", &fixture.keys.retry, "0", &id.to_string()]).await;
     fixture.redis::<()>(&["HSET", &fixture.keys.failures, &id.to_string(), "{}"]).await;
     assert_eq!(fixture.dead_letter_ids(&[id]).await, [DeadLettered::Done]);
@@ -139,7 +139,7 @@ async fn entry_with_too_many_fields_is_kept_packed() {
     assert_eq!(fixture.dead_letter_ids(&[id.parse().unwrap()]).await, [DeadLettered::Done]);
     let extra = fixture.dead_letters().await.remove(0).extra;
     assert_eq!(extra.len(), 1);
-    assert!(extra[0].1.len() > 5000 * 5, "all of them");
+    assert!(extra[0].1.len() > 5000 * 5, "every field is kept");
 }
 
 #[tokio::test]
@@ -152,7 +152,7 @@ async fn dead_letter_beyond_the_bound_changes_nothing() {
     assert_eq!(outcomes, [DeadLettered::Done, DeadLettered::Done, DeadLettered::Full]);
     let depth = fixture.queue.depth(&fixture.keys).await.unwrap();
     assert_eq!((depth.length, depth.pending, depth.dead_letters), (1, 1, 2));
-    // So the caller can still put it off.
+    // The caller can still schedule a retry.
     let retry = crate::retry::retry(ids[2], 1000);
     assert_eq!(
         fixture.queue.schedule_retry(&fixture.keys, CONSUMER, &[retry]).await.unwrap(),
@@ -182,8 +182,8 @@ async fn replay_resets_attempts_and_keeps_the_origin() {
     let origin = fixture.read_as(CONSUMER).await[0].id;
     let mut id = origin;
     for replays in 1..=2 {
-        let one = NewDeadLetter { first_failed_at: Some(77), ..new_dead_letter(id) };
-        fixture.queue.dead_letter(&fixture.keys, CONSUMER, "w", &[one], 1000).await.unwrap();
+        let letter = NewDeadLetter { first_failed_at: Some(77), ..new_dead_letter(id) };
+        fixture.queue.dead_letter(&fixture.keys, CONSUMER, "w", &[letter], 1000).await.unwrap();
         let dead = fixture.dead_letters().await.remove(0);
         let replayed =
             fixture.queue.replay(&fixture.keys, &[dead.id], 1000, &BTreeMap::new()).await.unwrap();
@@ -193,7 +193,7 @@ async fn replay_resets_attempts_and_keeps_the_origin() {
         assert_eq!(entry.id, new);
         let envelope = decode(entry).unwrap();
         assert_eq!((envelope.attempt, envelope.replays, envelope.origin), (1, replays, origin));
-        assert_eq!(envelope.occurred_at, hour_ago, "a replay is not newer than it was");
+        assert_eq!(envelope.occurred_at, hour_ago, "a replay keeps the event time");
         assert_eq!((envelope.first_failed_at, envelope.body), (None, event("a").body));
         let (_, fields) = fixture.fields(&fixture.keys.incoming).await.remove(0);
         for gone in [
@@ -212,7 +212,7 @@ async fn replay_resets_attempts_and_keeps_the_origin() {
     assert_eq!(fixture.counter("replayed").await, 2);
 }
 
-/// Scripts are not rolled back: one that cannot put an entry where it is to go has not taken it from where it was.
+/// Redis does not roll scripts back, so a move writes to its target before it deletes its source.
 #[tokio::test]
 async fn forbidden_dead_letter_or_replay_moves_nothing() {
     let mut fixture = QueueFixture::consuming().await;
@@ -290,7 +290,7 @@ async fn purge_lets_the_provider_send_the_event_again() {
     fixture.dead_letter_ids(&ids[..1]).await;
     let dead = fixture.dead_letters().await[0].id;
     let digest = |id| Some(marker_digest("mux", id));
-    // The second is no dead letter: its marker stays.
+    // The second id is not a dead letter, so its marker stays.
     let batch = [(dead, digest("a")), (ids[1], digest("b")), (dead, None)];
     assert_eq!(fixture.queue.purge(&fixture.keys, &batch).await.unwrap(), [true, false, false]);
     assert_eq!(

@@ -1,4 +1,4 @@
-//! Queues of destinations: which URL each belongs to, and the pause of a busy destination.
+//! Tests of destination queues: the binding of a queue to its URL, and the pause of a busy destination.
 
 use std::time::Duration;
 
@@ -45,11 +45,11 @@ async fn queue_keeps_its_url_when_the_list_changes() {
     assert_eq!(home_queues(queue, &[A, B]).await, ["webhook_1", "webhook_2"]);
     assert_eq!(home_queues(queue, &[B, A]).await, ["webhook_2", "webhook_1"]);
     assert_eq!(home_queues(queue, &[B]).await, ["webhook_2"]);
-    // A URL that is new takes no queue that has another one.
+    // A new URL does not take the queue of another URL.
     let new = home_queues(queue, &[C, B]).await;
     assert!(new[0].starts_with("webhook_1-") && new[1] == "webhook_2", "{new:?}");
     assert_eq!(home_queues(queue, &[A, C, B]).await, ["webhook_1", &new[0], "webhook_2"]);
-    // One URL twice: two destinations, two queues, however they move.
+    // One URL listed twice is two destinations with two queues.
     let twice = home_queues(queue, &[A, A]).await;
     assert!(twice[0] == "webhook_1" && twice[1].starts_with("webhook_2-"), "{twice:?}");
     let stored: Vec<String> = fixture.redis(&["HVALS", "webhooks:destination-urls"]).await;
@@ -121,7 +121,7 @@ async fn unbound_queue_with_deliveries_stays_parked() {
     }
     assert_eq!((&now.homes[0], &now.homes[4]), (&name("webhook_1"), &name("webhook_5")));
     assert!(!now.serves(&name("webhook_2")) && !now.urls.contains_key(&name("webhook_2")));
-    // An operator can say whose it is.
+    // An operator can hand the queue over.
     assert!(queue.hand_over_queue(&name("webhook_2"), None, &destinations[1]).await.unwrap());
     assert_eq!(bind_queues_of(queue, &destinations).await.others, [(1, name("webhook_2"))]);
 }
@@ -203,7 +203,7 @@ async fn busy_destination_gets_no_permit_from_any_worker() {
         (held.pause, held.busy, held.begins),
         (Duration::from_secs(30), Duration::ZERO, true)
     );
-    // A shorter pause, asked for by what was on its way, ends no longer one.
+    // A delivery in flight that asks for a shorter pause does not end a longer one.
     let held = queue.hold_destination(&keys, Some(Duration::from_secs(1))).await.unwrap();
     assert!(held.pause > Duration::from_secs(25) && !held.begins, "{held:?}");
     match queue.acquire_delivery_permit(&keys, limit).await.unwrap() {
@@ -212,7 +212,7 @@ async fn busy_destination_gets_no_permit_from_any_worker() {
         }
         other => panic!("{other:?}"),
     }
-    // A success ends the count of days, not the pause.
+    // A success resets the busy time, not the pause.
     queue.note_not_busy(&keys).await.unwrap();
     assert!(matches!(
         queue.acquire_delivery_permit(&keys, limit).await.unwrap(),
@@ -224,9 +224,9 @@ async fn busy_destination_gets_no_permit_from_any_worker() {
     assert_eq!(
         queue.acquire_delivery_permit(&keys, limit).await.unwrap(),
         DeliveryPermit::Now,
-        "an operator ends it"
+        "resuming ends the pause"
     );
-    // What an operator says, or a 410, is known with the next delivery.
+    // The next permit reflects a pause by the operator or a 410.
     queue.pause_destination(&keys, true).await.unwrap();
     assert_eq!(queue.acquire_delivery_permit(&keys, limit).await.unwrap(), DeliveryPermit::Paused);
     queue.note_gone(&keys).await.unwrap();
@@ -301,14 +301,14 @@ async fn pause_without_a_given_length_doubles_up_to_a_minute() {
         let held = fixture.queue.hold_destination(&keys, None).await.unwrap();
         assert!(held.begins);
         pauses.push(held.pause.as_secs());
-        // As if the pause were over.
+        // Move the end of the pause into the past.
         let over = fixture.redis::<Vec<u64>>(&["TIME"]).await[0] * 1000 - 5_000;
         fixture.redis::<i64>(&["HSET", &keys.state, "busy_until", &over.to_string()]).await;
     }
     assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
     let since: Option<String> = fixture.redis(&["HGET", &keys.state, "busy_since"]).await;
     assert!(since.is_some());
-    // Beyond all bounds, as by a clock that was set back, or by hand.
+    // Values out of range, after a clock step or an edit by hand.
     for stored in ["9999999999999", "nan", "text", "-1", "inf"] {
         fixture
             .redis::<i64>(&["HSET", &keys.state, "busy_until", stored, "busy_since", stored])

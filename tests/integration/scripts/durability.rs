@@ -1,4 +1,4 @@
-//! What Redis promises, and whether it is the one we knew.
+//! Tests of the durability settings and of the health monitor.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use tests::redis::RedisOptions;
 
 use crate::fixture::QueueFixture;
 
-/// A server, and what a monitor sees of it.
+/// A Redis server with a health monitor.
 struct MonitoredRedis {
     fixture: QueueFixture,
     monitor: HealthMonitor,
@@ -16,7 +16,7 @@ struct MonitoredRedis {
 }
 
 impl MonitoredRedis {
-    /// Seen once.
+    /// Starts a server and polls it once.
     async fn start(options: RedisOptions) -> Self {
         let fixture = QueueFixture::with(options).await;
         let monitor = HealthMonitor::new(fixture.queue.clone());
@@ -73,7 +73,7 @@ async fn demoted_primary_is_down_and_disconnected() {
     let mut watched = MonitoredRedis::start(RedisOptions::fast()).await;
     assert!(watched.health.up);
     let before = watched.fixture.queue.connection().connection_epoch();
-    // Of a master that does not exist: it answers reads as every replica does.
+    // A replica of a primary that does not exist still answers reads.
     watched.fixture.redis::<()>(&["CONFIG", "SET", "replica-serve-stale-data", "yes"]).await;
     watched.fixture.redis::<()>(&["REPLICAOF", "127.0.0.1", "1"]).await;
     let health = watched.poll().await;
@@ -82,7 +82,7 @@ async fn demoted_primary_is_down_and_disconnected() {
     assert!(watched.poll().await.up);
     assert!(
         watched.fixture.queue.connection().connection_epoch() > before,
-        "the name may lead to another server now"
+        "the host name may resolve to another server"
     );
 }
 
@@ -93,7 +93,7 @@ async fn health_follows_redis() {
     let mut watched = MonitoredRedis::start(RedisOptions::durable()).await;
     let health = &watched.health;
     assert!(health.up && health.strict_ok(), "{health:?}");
-    // The same machine, the same clock.
+    // Both processes use the clock of this machine.
     assert!(health.skew_ms.unwrap().abs() < 1000, "{health:?}");
 
     watched.fixture.server.kill();
@@ -101,7 +101,7 @@ async fn health_follows_redis() {
     assert!(!health.up && !health.strict_ok(), "{health:?}");
 
     watched.fixture.server.restart().await;
-    poll::until("it is up again", Duration::from_secs(10), async || {
+    poll::until("Redis is up again", Duration::from_secs(10), async || {
         if watched.poll().await.up { Ok(()) } else { Err("down") }
     })
     .await;
@@ -112,7 +112,7 @@ async fn health_follows_redis() {
 #[tokio::test]
 async fn suspended_process_reports_no_redis_fault() {
     let mut watched = MonitoredRedis::start(RedisOptions::durable()).await;
-    // Everything of this process runs on this one thread, which stands still while a look is under way.
+    // All tasks run on this thread, so the sleep suspends the process during a poll.
     for turns in [0, 2, 4, 6, 8] {
         let stop = async {
             for _ in 0..turns {
@@ -142,7 +142,7 @@ async fn durability_change_is_noticed() {
 #[tokio::test]
 async fn memory_use_is_a_fraction_of_maxmemory() {
     let mut watched = MonitoredRedis::start(RedisOptions::fast()).await;
-    assert_eq!(watched.health.memory_permille, None, "no bound");
+    assert_eq!(watched.health.memory_permille, None, "maxmemory is not set");
     watched.fixture.redis::<()>(&["CONFIG", "SET", "maxmemory", "100mb"]).await;
     let health = watched.poll().await;
     assert!((1..100).contains(&health.memory_permille.unwrap()), "{health:?}");
@@ -166,7 +166,7 @@ async fn emptied_redis_counts_once_per_monitor_that_knew_it() {
             assert_eq!(health.data_lost, u64::from(round >= 1), "round {round}");
         }
     }
-    // Whoever comes later has lost nothing.
+    // A monitor that starts later reports no loss.
     let mut late = RedisHealth::default();
     HealthMonitor::new(fixture.queue.clone()).poll(&mut late).await;
     assert_eq!(late.data_lost, 0);
@@ -190,5 +190,5 @@ async fn health_monitor_publishes_changes() {
         .unwrap();
     stop.cancel();
     let ended = async { while health.changed().await.is_ok() {} };
-    tokio::time::timeout(wait, ended).await.expect("it ends when asked");
+    tokio::time::timeout(wait, ended).await.expect("the monitor ends when cancelled");
 }

@@ -1,4 +1,4 @@
-//! Entry, marker, order and clamp.
+//! Tests of the enqueue script: entries, dedup markers, order and the clamped event time.
 
 use shared::event::{EventTime, MAX_FUTURE_MS, NewEvent, StreamId, marker_digest};
 use shared::queue::{EnqueuePolicy, Enqueued, MAX_BATCH_EVENTS, decode};
@@ -63,7 +63,7 @@ async fn absent_optional_fields_are_not_written() {
     }
 }
 
-/// The type stands beside other things in what the script reads; every one that can be given comes back as it is.
+/// The script parses the type together with other values, so unusual types must not break it.
 #[tokio::test]
 async fn event_type_of_any_text_is_kept() {
     let mut fixture = QueueFixture::consuming().await;
@@ -138,7 +138,7 @@ async fn duplicate_is_reported_and_costs_nothing() {
     for _ in 0..5 {
         assert_eq!(fixture.enqueue(&policy, &[event("a")]).await, [Enqueued::Duplicate]);
     }
-    // Two of the limit and two of the backlog: a duplicate took neither, nor is it refused for want of them.
+    // Limit and backlog allow two events. Duplicates use neither and are never refused for them.
     assert_eq!(fixture.enqueue(&policy, &[event("b")]).await, [Enqueued::Accepted]);
     assert_eq!(
         fixture.enqueue(&policy, &[event("c"), event("a")]).await,
@@ -161,7 +161,7 @@ async fn same_id_of_another_platform_is_another_event() {
 async fn events_without_identity_are_all_accepted() {
     let fixture = QueueFixture::start().await;
     let given = NewEvent { marker: None, ..event("a") };
-    // Between events with markers, so that markers stay with their events.
+    // Events without a marker must not shift the markers of their neighbors.
     let batch = [event("x"), given.clone(), given, event("y"), event("x")];
     let outcomes = fixture.enqueue(&UNLIMITED, &batch).await;
     assert_eq!(outcomes[..4], [Enqueued::Accepted; 4]);
@@ -195,7 +195,7 @@ async fn dedup_marker_needs_its_entry() {
     assert_eq!(
         fixture.enqueue(&UNLIMITED, &[event("a")]).await,
         [Enqueued::Accepted],
-        "the provider's retry counts"
+        "the provider's retry is accepted"
     );
 }
 
@@ -213,7 +213,7 @@ async fn refused_entry_costs_no_quota() {
     assert_eq!(fixture.enqueue(&policy, &[event("a")]).await, [Enqueued::Accepted]);
 }
 
-/// What one event may not do (here: be looked up) takes nothing from what was accepted before it in the same call.
+/// An event that fails does not affect events accepted before it in the same call.
 #[tokio::test]
 async fn event_whose_marker_is_unreadable_is_refused_alone() {
     let fixture = QueueFixture::start().await;
@@ -233,7 +233,7 @@ async fn backlog_bound_holds_inside_a_batch_and_counts_all_entries() {
         outcomes,
         [Enqueued::Accepted, Enqueued::Accepted, Enqueued::Accepted, Enqueued::Overloaded]
     );
-    // Delivered is not finished: the bound is on what Redis holds.
+    // The bound counts every entry in Redis, delivered or not.
     assert_eq!(fixture.read_as(CONSUMER).await.len(), 3);
     assert_eq!(fixture.enqueue(&policy, &[event("d")]).await, [Enqueued::Overloaded]);
     assert_eq!(fixture.counter("overloaded").await, 2);
@@ -257,8 +257,8 @@ async fn future_event_time_counts_as_arrival() {
     fixture.enqueue(&UNLIMITED, &batch).await;
     let read: Vec<_> =
         fixture.read_as(CONSUMER).await.into_iter().map(|entry| decode(entry).unwrap()).collect();
-    assert_eq!(read[0].occurred_at, read[0].received_at, "none");
-    assert_eq!(Some(read[1].occurred_at), times[1], "past");
+    assert_eq!(read[0].occurred_at, read[0].received_at, "no time");
+    assert_eq!(Some(read[1].occurred_at), times[1], "past time");
     assert_eq!(Some(read[2].occurred_at), times[2], "inside the allowance");
     assert_eq!(read[3].occurred_at, read[3].received_at, "beyond it");
 }
@@ -292,7 +292,7 @@ async fn entry_ids_continue_after_a_clock_step_back() {
             read.iter().all(|one| one.origin == one.id && one.id.ms >= 9_999_999_999_999),
             "{last}"
         );
-        // The id is from the future, the time is not.
+        // Only the id is ahead, the arrival time is not.
         assert!(read.iter().all(|one| one.received_at < 9_999_999_999_999), "{last}");
     }
 }
@@ -316,7 +316,7 @@ async fn platform_index_names_every_platform_with_an_event() {
     fixture.accept(&["a"]).await;
     fixture.queue.register_platform(&name("acme")).await.unwrap();
     assert_eq!(fixture.queue.platforms().await.unwrap(), [name("acme"), name("mux")]);
-    // An emptied Redis learns it again with the next event.
+    // After an emptied Redis, the next event adds its platform again.
     fixture.redis::<()>(&["FLUSHALL"]).await;
     fixture.accept(&["b"]).await;
     assert_eq!(fixture.queue.platforms().await.unwrap(), [name("mux")]);

@@ -1,4 +1,4 @@
-//! A redis-server, a queue on it, and events.
+//! Test fixture: a redis-server with a queue, and events for it.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -21,7 +21,7 @@ pub struct QueueFixture {
     pub reader: StreamReader,
 }
 
-/// No limit, no bound to speak of.
+/// Policy without a rate limit and with bounds that no test reaches.
 pub const UNLIMITED: EnqueuePolicy = EnqueuePolicy {
     period_us: 0,
     burst: 1,
@@ -35,7 +35,7 @@ pub fn name(text: &str) -> PlatformName {
     PlatformName::new(text).unwrap()
 }
 
-/// An event with an id and its marker.
+/// Event of platform `mux` with an id and its dedup marker.
 pub fn event(id: &str) -> NewEvent {
     NewEvent {
         event_id: id.into(),
@@ -65,7 +65,7 @@ impl QueueFixture {
         Self { server, queue, keys, reader }
     }
 
-    /// With a group.
+    /// Starts a server and creates the consumer group.
     pub async fn consuming() -> Self {
         let fixture = Self::start().await;
         assert_eq!(fixture.queue.create_group(&fixture.keys).await.unwrap(), GroupState::Created);
@@ -83,7 +83,7 @@ impl QueueFixture {
         assert_eq!(self.enqueue(&UNLIMITED, &events).await, vec![Enqueued::Accepted; ids.len()]);
     }
 
-    /// Reads what is new as `consumer`.
+    /// Reads all new entries as `consumer`.
     pub async fn read_as(&mut self, consumer: &str) -> Vec<StreamEntry> {
         let pages = self
             .queue
@@ -102,7 +102,7 @@ impl QueueFixture {
         delivered
     }
 
-    /// Raw words to Redis.
+    /// Sends a command to Redis.
     pub async fn redis<T: redis::FromRedisValue>(&self, words: &[&str]) -> T {
         self.server.command(words).await
     }
@@ -119,7 +119,7 @@ impl QueueFixture {
         self.redis(&["ZCARD", &self.keys.retry]).await
     }
 
-    /// Fields of all entries of the stream `key`, in order.
+    /// Returns id and fields of every entry of the stream `key`, in order.
     pub async fn fields(&self, key: &str) -> Vec<(String, Vec<(String, String)>)> {
         let entries: Vec<(String, Vec<String>)> = self.redis(&["XRANGE", key, "-", "+"]).await;
         entries
@@ -135,7 +135,7 @@ impl QueueFixture {
     }
 }
 
-/// The value of `name`.
+/// Returns the value of the field `name`.
 pub fn field<'a>(fields: &'a [(String, String)], name: &str) -> Option<&'a str> {
     fields.iter().find(|(field, _)| field == name).map(|(_, value)| value.as_str())
 }

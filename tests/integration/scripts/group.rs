@@ -1,4 +1,4 @@
-//! The consumer group: made, missing, made again; several streams in one read.
+//! Tests of the consumer group and of reads over several streams.
 
 use std::time::Duration;
 
@@ -50,7 +50,7 @@ async fn create_group_again_drops_the_retry_set_and_loses_nothing() {
     assert_eq!(fixture.queue.create_group(&fixture.keys).await.unwrap(), GroupState::Created);
     assert_eq!(fixture.retrying().await, 0);
     assert_eq!(fixture.redis::<u64>(&["EXISTS", &fixture.keys.failures]).await, 0);
-    // Each once: what waited is not promoted a second time.
+    // The new group delivers every entry, so nothing is promoted a second time.
     assert_eq!(fixture.queue.promote_due(&fixture.keys, 1000, 10).await.unwrap().moved, 0);
     let read: Vec<_> = fixture
         .read_as(OTHER)

@@ -1,4 +1,6 @@
-//! Every script of the queue, on a real redis-server: what each promises, and the rule that a careless change would break.
+//! Tests of every queue script against a real redis-server.
+//!
+//! `docs/reference/invariants.md` names the tests that hold each invariant.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, unreachable_pub)]
 

@@ -1,4 +1,4 @@
-//! Depth, age, and what is noted about Redis as a whole.
+//! Tests of queue statistics and of the meta hash.
 
 use shared::queue::Depth;
 use tests::redis::RedisOptions;
@@ -43,7 +43,7 @@ async fn depth_parts_add_up() {
 async fn backlog_is_never_below_zero() {
     let mut fixture = QueueFixture::consuming().await;
     let ids = fixture.deliver(&["a", "b"]).await;
-    // Pending, but deleted behind our back.
+    // Delete pending entries by hand.
     for id in &ids {
         fixture.redis::<()>(&["XDEL", &fixture.keys.incoming, &id.to_string()]).await;
     }
@@ -82,13 +82,13 @@ async fn oldest_entry_leaves_out_scheduled_retries() {
         .schedule_retry(&fixture.keys, CONSUMER, &[crate::retry::retry(ids[0], 60_000)])
         .await
         .unwrap();
-    assert_eq!(oldest(&fixture).await, (Some(2000), Some(1000)), "a scheduled retry is not late");
+    assert_eq!(oldest(&fixture).await, (Some(2000), Some(1000)), "a scheduled retry does not count");
     let rest = [crate::retry::retry(ids[1], 60_000), crate::retry::retry(ids[2], 60_000)];
     fixture.queue.schedule_retry(&fixture.keys, CONSUMER, &rest).await.unwrap();
     assert_eq!(
         oldest(&fixture).await,
         (Some(4000), Some(1000)),
-        "an illegible one is as old as its id"
+        "an entry with an unreadable time is as old as its id"
     );
 }
 

@@ -1,4 +1,4 @@
-//! Redis at `maxmemory`: ingress is refused, and whatever works the queue off goes on.
+//! Tests of Redis at `maxmemory`: new events are refused, and transitions that free memory work.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

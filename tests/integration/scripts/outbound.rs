@@ -1,4 +1,6 @@
-//! From the outbox to a destination's queue: nothing is forgotten, nothing is queued twice, and every bound has its place.
+//! Tests of the outbox, destination queues and delivery limits.
+//!
+//! A delivery is queued exactly once, also at the bounds of a queue and on a full Redis.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -30,8 +32,9 @@ fn crm(queue: &Queue) -> DestinationKeys {
     queue.layout().destination(&DestinationName::new("crm").unwrap())
 }
 
-fn wait_of(pace: DeliveryPermit) -> Option<Duration> {
-    match pace {
+/// Returns the wait of a limited permit, `None` for a granted one.
+fn wait_of(permit: DeliveryPermit) -> Option<Duration> {
+    match permit {
         DeliveryPermit::Now => None,
         DeliveryPermit::Limited(wait) => Some(wait),
         other => panic!("{other:?}"),
@@ -55,7 +58,7 @@ async fn delivery_is_queued_once_like_an_event() {
     let outcomes =
         fixture.queue.enqueue_deliveries(&keys, &both[..1], NO_BOUND, NO_BOUND).await.unwrap();
     assert_eq!(outcomes, [EnqueuedDelivery::Queued]);
-    // A mover that was killed before its ack does it all again.
+    // A relay killed before its acknowledgment enqueues the same deliveries again.
     let outcomes = fixture.queue.enqueue_deliveries(&keys, &both, NO_BOUND, NO_BOUND).await.unwrap();
     assert_eq!(outcomes, [EnqueuedDelivery::AlreadyQueued, EnqueuedDelivery::Queued]);
     let twice = [delivery("three"), delivery("three")];
@@ -95,7 +98,7 @@ async fn delivery_beyond_the_bound_is_dead_lettered_then_counted() {
     let outcomes = fixture.queue.enqueue_deliveries(&keys, &all, 2, 1).await.unwrap();
     use EnqueuedDelivery::{AlreadyQueued, DeadLettered, Overflowed, Queued};
     assert_eq!(outcomes, [Queued, Queued, DeadLettered, Overflowed, Overflowed, Overflowed]);
-    // None of them is counted again when the mover asks again.
+    // A repeated call of the relay counts none of them again.
     assert_eq!(
         fixture.queue.enqueue_deliveries(&keys, &all, 2, 1).await.unwrap(),
         [AlreadyQueued; 6]
@@ -115,7 +118,7 @@ async fn delivery_beyond_the_bound_is_dead_lettered_then_counted() {
     );
     let counters = fixture.queue.counters(&keys.queue).await.unwrap();
     assert_eq!(counters.get("dead_lettered"), Some(&1));
-    // An operator who resumes it has seen that.
+    // Resuming the destination resets its overflow counter.
     fixture.queue.pause_destination(&keys, true).await.unwrap();
     assert_eq!(fixture.queue.destination_state(&keys).await.unwrap().overflow, 3);
     fixture.queue.pause_destination(&keys, false).await.unwrap();
@@ -123,7 +126,7 @@ async fn delivery_beyond_the_bound_is_dead_lettered_then_counted() {
     assert_eq!((state.overflow, state.overflow_first, state.paused), (0, None, Some(false)));
 }
 
-/// One call of everything would take longer than its answer is waited for, and would be made again, for ever.
+/// A single call would exceed the response timeout and be repeated forever.
 #[tokio::test]
 async fn large_deliveries_are_split_into_bounded_calls() {
     let fixture = QueueFixture::start().await;
@@ -135,7 +138,7 @@ async fn large_deliveries_are_split_into_bounded_calls() {
     let all: Vec<NewDelivery> = (0..9).map(large).collect();
     fixture
         .queue
-        .enqueue_deliveries(&keys, &[delivery("the script is there now")], NO_BOUND, NO_BOUND)
+        .enqueue_deliveries(&keys, &[delivery("loads the script")], NO_BOUND, NO_BOUND)
         .await
         .unwrap();
     fixture.redis::<()>(&["CONFIG", "RESETSTAT"]).await;
@@ -156,7 +159,7 @@ async fn large_deliveries_are_split_into_bounded_calls() {
     assert_eq!(calls, Some("5"), "two megabytes each: {stats}");
 }
 
-/// As a full one: what comes after it in a mover's round is not to wait until somebody has looked at this key.
+/// The queue counts as full, so that the relay goes on with other destinations.
 #[tokio::test]
 async fn destination_queue_of_wrong_type_fails_no_other() {
     let fixture = QueueFixture::start().await;
@@ -184,7 +187,7 @@ async fn destination_queue_of_wrong_type_fails_no_other() {
         .enqueue_deliveries(&keys, &[delivery("three")], NO_BOUND, NO_BOUND)
         .await
         .unwrap();
-    assert_eq!(outcomes, [EnqueuedDelivery::Overflowed], "whatever else is damaged");
+    assert_eq!(outcomes, [EnqueuedDelivery::Overflowed], "with every other key damaged too");
 }
 
 #[tokio::test]
@@ -209,7 +212,7 @@ async fn full_redis_refuses_deliveries_and_still_settles() {
     fixture.redis::<()>(&["CONFIG", "SET", "maxmemory", "0"]).await;
     let outcomes =
         fixture.queue.enqueue_deliveries(&keys, &[delivery("one")], NO_BOUND, NO_BOUND).await.unwrap();
-    assert_eq!(outcomes, [EnqueuedDelivery::Queued], "no mark was left behind");
+    assert_eq!(outcomes, [EnqueuedDelivery::Queued], "the refused call left no marker");
 }
 
 #[tokio::test]
@@ -235,7 +238,7 @@ async fn settled_event_moves_to_the_outbox_once_and_unchanged() {
     }
 }
 
-/// Deliveries follow from the execution, where that is traced, and else from what the entry says.
+/// Deliveries continue the trace of the execution, or that of the entry if it was not traced.
 #[tokio::test]
 async fn delivery_trace_continues_from_the_execution() {
     let mut fixture = QueueFixture::consuming().await;
@@ -280,7 +283,7 @@ async fn entry_removed_by_another_worker_is_not_forwarded() {
     assert_eq!(fixture.redis::<u64>(&["EXISTS", "webhooks:outbox:mux"]).await, 0);
 }
 
-/// Refused before anything is changed: else the event would be gone from the queue, and nowhere else.
+/// The script checks the outbox first. Otherwise the event would leave the queue and be lost.
 #[tokio::test]
 async fn outbox_of_wrong_type_loses_nothing() {
     let mut fixture = QueueFixture::consuming().await;
@@ -298,7 +301,7 @@ async fn outbox_of_wrong_type_loses_nothing() {
 async fn delivery_limit_is_exact() {
     let fixture = QueueFixture::start().await;
     let keys = crm(&fixture.queue);
-    // Five at once, then one every 200 ms.
+    // Five at once, then one per 200 ms.
     let limit = DeliveryLimit { max: 5, window: Duration::from_secs(1) };
     let begun = Instant::now();
     for _ in 0..5 {
@@ -318,7 +321,7 @@ async fn delivery_limit_is_exact() {
         }
     }
     assert!(begun.elapsed() >= Duration::from_millis(2_000), "{:?}", begun.elapsed());
-    // What is refused costs nothing: whoever asks again and again does not push it out.
+    // Refused permits cost nothing, so repeated requests do not postpone the next permit.
     for _ in 0..50 {
         let _ = fixture.queue.acquire_delivery_permit(&keys, limit).await.unwrap();
     }
@@ -346,7 +349,7 @@ async fn delivery_limit_recovers_within_a_window_of_a_clock_step() {
         );
         fixture.redis(&["PTTL", &keys.queue.limit]).await
     };
-    assert!((1_000..=1_600).contains(&ttl), "it forgets itself: {ttl}");
+    assert!((1_000..=1_600).contains(&ttl), "the state expires: {ttl}");
 }
 
 #[tokio::test]
@@ -393,7 +396,7 @@ async fn destination_keeps_to_its_slot_on_a_cluster() {
     let index: Vec<String> = server.command(&["SMEMBERS", "webhooks:destinations"]).await;
     assert_eq!(index, ["crm"]);
 
-    // And a platform's outbox to its platform's.
+    // An outbox shares the slot of its platform.
     let mux = queue.keys(&crate::fixture::name("mux"));
     let outbox = queue.layout().outbox(&mux.platform);
     queue.create_group(&mux).await.unwrap();

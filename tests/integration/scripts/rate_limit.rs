@@ -1,4 +1,4 @@
-//! The rate limit: a GCRA decided per event, in arrival order, by Redis's clock.
+//! Tests of the rate limit, a GCRA decided per event in arrival order by Redis's clock.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ fn accepted(outcomes: &[Enqueued]) -> usize {
 #[tokio::test]
 async fn burst_is_exact_for_any_batching() {
     let fixture = QueueFixture::start().await;
-    // Far below one event per second, so that no time passes as far as the limit is concerned.
+    // One event per ten minutes: the limit does not refill during the test.
     let policy = policy(600_000_000, 100);
     let mut through = 0;
     for (batch, size) in [1, 64, 3, 128, 40].into_iter().enumerate() {
@@ -44,10 +44,10 @@ async fn rate_limit_state_keeps_every_digit() {
     let after = redis_micros(&fixture).await;
     let stored: String = fixture.redis(&["GET", &fixture.keys.limit]).await;
     let tat: i64 = stored.parse().expect("all its digits, no exponent");
-    // Three periods past the time of the call, to the microsecond.
+    // The state is exactly three periods after the time of the call.
     assert!((before + 3 * 1_000_003..=after + 3 * 1_000_003).contains(&tat), "{stored}");
 
-    // And it is exact when read: with a burst of what is left, exactly one more fits at that very state.
+    // The stored state is read without loss: the next event adds exactly one period.
     fixture.enqueue(&policy(1_000_003, 1000), &[event("d")]).await;
     let again: i64 = fixture.redis::<String>(&["GET", &fixture.keys.limit]).await.parse().unwrap();
     assert_eq!(again, tat + 1_000_003);
@@ -56,13 +56,13 @@ async fn rate_limit_state_keeps_every_digit() {
 #[tokio::test]
 async fn rate_limit_refusal_names_the_wait() {
     let fixture = QueueFixture::start().await;
-    // One per 10 minutes, 2 at once.
+    // One event per 10 minutes, two at once.
     let slow = policy(600_000_000, 2);
     let outcomes = fixture.enqueue(&slow, &["a", "b", "c", "d"].map(event)).await;
     assert_eq!(outcomes[..2], [Enqueued::Accepted; 2]);
     assert_eq!(outcomes[2..], [Enqueued::RateLimited { retry_after_s: 600 }; 2]);
 
-    // The wait is rounded up, never to nothing.
+    // The wait is rounded up to whole seconds, at least one.
     let quick = policy(1_500_000, 1);
     let other = fixture.queue.keys(&crate::fixture::name("acme"));
     let events = [event("x"), event("y")];
@@ -94,8 +94,8 @@ async fn backlog_refusal_costs_no_quota() {
         fixture.enqueue(&limited, &["a", "b", "c"].map(event)).await,
         [Enqueued::Accepted, Enqueued::Overloaded, Enqueued::Overloaded]
     );
-    let room = EnqueuePolicy { max_backlog: 10, ..limited };
-    assert_eq!(fixture.enqueue(&room, &[event("b")]).await, [Enqueued::Accepted]);
+    let larger = EnqueuePolicy { max_backlog: 10, ..limited };
+    assert_eq!(fixture.enqueue(&larger, &[event("b")]).await, [Enqueued::Accepted]);
 }
 
 #[tokio::test]
@@ -103,12 +103,12 @@ async fn rate_limit_state_is_cut_after_a_clock_step_back() {
     let fixture = QueueFixture::start().await;
     let future = redis_micros(&fixture).await + 86_400_000_000;
     fixture.redis::<()>(&["SET", &fixture.keys.limit, &future.to_string()]).await;
-    // At worst the whole burst is used up: not blocked for the day that the clock was ahead.
+    // The state is cut to one used-up burst instead of blocking for a day.
     let outcomes = fixture.enqueue(&policy(1_000_000, 3), &[event("a")]).await;
     assert_eq!(outcomes, [Enqueued::RateLimited { retry_after_s: 1 }]);
 }
 
-/// A refusal charges nothing; were the cut state not written, each call would find the limit reached anew.
+/// A refusal must write the cut state, or every later call would find the limit reached again.
 #[tokio::test]
 async fn rate_limit_state_drains_after_a_cut() {
     let fixture = QueueFixture::start().await;
@@ -119,7 +119,7 @@ async fn rate_limit_state_drains_after_a_cut() {
         fixture.enqueue(&quick, &[event("a")]).await[..],
         [Enqueued::RateLimited { .. }]
     ));
-    poll::until("the limit lets one through", Duration::from_secs(5), async || {
+    poll::until("the limit admits an event", Duration::from_secs(5), async || {
         match fixture.enqueue(&quick, &[event("a")]).await[..] {
             [Enqueued::Accepted] => Ok(()),
             ref other => Err(format!("{other:?}")),
@@ -157,7 +157,7 @@ async fn rate_limit_refills_with_time() {
     );
     let mut through = 0;
     let begin = redis_micros(&fixture).await;
-    // One per 10 ms: ask until ten went through.
+    // The limit is one per 10 ms. Send until ten are accepted.
     for n in 0.. {
         through += accepted(&fixture.enqueue(&fast, &[event(&n.to_string())]).await);
         if through == 10 {
@@ -176,7 +176,7 @@ async fn unlimited_policy_keeps_no_state() {
     assert_eq!(fixture.redis::<u64>(&["EXISTS", &fixture.keys.limit]).await, 0);
 }
 
-/// A limit that was taken away limits nobody, however much had been charged to it.
+/// A removed limit has no effect, whatever its state. Setting it again uses that state.
 #[tokio::test]
 async fn removed_rate_limit_limits_nothing() {
     let fixture = QueueFixture::start().await;
@@ -191,7 +191,7 @@ async fn removed_rate_limit_limits_nothing() {
     ));
 }
 
-/// `policy` with limits for types, each with its burst and one more in ten minutes.
+/// Adds limits per event type to `policy`: each its burst, then one event per ten minutes.
 fn with_types(policy: EnqueuePolicy, types: &[(&str, u32)]) -> EnqueuePolicy {
     let limit = |(kind, burst): &(&str, u32)| {
         ((*kind).to_owned(), TypeLimit { period_us: 600_000_000, burst: *burst })
@@ -199,13 +199,13 @@ fn with_types(policy: EnqueuePolicy, types: &[(&str, u32)]) -> EnqueuePolicy {
     EnqueuePolicy { types: types.iter().map(limit).collect(), ..policy }
 }
 
-/// Events of these types, each its own.
+/// Distinct events of the given types.
 fn of_types(kinds: &[&str]) -> Vec<NewEvent> {
     let ids = || format!("{:032x}", rand::random::<u128>());
     kinds.iter().map(|kind| NewEvent { event_type: (*kind).to_owned(), ..event(&ids()) }).collect()
 }
 
-/// `a`: accepted, `-`: rate limited.
+/// Returns one letter per outcome: `a` for accepted, `-` for rate limited.
 fn outcome_letters(outcomes: &[Enqueued]) -> String {
     let one = |outcome: &Enqueued| match outcome {
         Enqueued::Accepted => 'a',
@@ -222,7 +222,7 @@ async fn event_type_has_its_own_limit_within_the_platform_limit() {
     let events =
         of_types(&["chat", "typing", "chat", "chat", "stream.up", "typing", "chat", "stream.up"]);
     assert_eq!(outcome_letters(&fixture.enqueue(&policy, &events).await), "aaa-a--a");
-    // From one call to the next, too; and the types that are not limited have the rest of the platform's.
+    // The state persists between calls. Unlimited types use the rest of the platform limit.
     let events = of_types(&["chat", "stream.up", "typing", "stream.up", "stream.up", "stream.up"]);
     assert_eq!(outcome_letters(&fixture.enqueue(&policy, &events).await), "-a-aa-");
     assert_eq!(fixture.length().await, 8);
@@ -232,12 +232,12 @@ async fn event_type_has_its_own_limit_within_the_platform_limit() {
 #[tokio::test]
 async fn rate_limits_are_checked_before_either_is_charged() {
     let fixture = QueueFixture::start().await;
-    // What the type's limit refuses costs nothing of the platform's.
+    // A refusal by the type limit costs no platform quota.
     let narrow = with_types(policy(600_000_000, 3), &[("chat", 1)]);
     let events = of_types(&["chat", "chat", "chat", "stream.up", "stream.up", "stream.up"]);
     assert_eq!(outcome_letters(&fixture.enqueue(&narrow, &events).await), "a--aa-");
 
-    // What the platform's limit refuses costs nothing of the type's.
+    // A refusal by the platform limit costs no type quota.
     let keys = fixture.queue.keys(&crate::fixture::name("acme"));
     let enqueue = async |policy: &EnqueuePolicy, kinds: &[&str]| {
         let events = of_types(kinds);
@@ -254,11 +254,11 @@ async fn rate_limits_are_checked_before_either_is_charged() {
     let wider = with_types(policy(600_000_000, 10), &[("chat", 1)]);
     assert_eq!(enqueue(&wider, &["chat", "chat"]).await, "a-");
 
-    // Neither do duplicates, nor what the backlog refuses.
-    let twin = of_types(&["typing"]);
+    // Duplicates and refusals by the backlog cost no quota.
+    let duplicate = of_types(&["typing"]);
     let once = with_types(UNLIMITED, &[("typing", 2)]);
-    assert_eq!(fixture.enqueue(&once, &twin).await, [Enqueued::Accepted]);
-    assert_eq!(fixture.enqueue(&once, &twin).await, [Enqueued::Duplicate]);
+    assert_eq!(fixture.enqueue(&once, &duplicate).await, [Enqueued::Accepted]);
+    assert_eq!(fixture.enqueue(&once, &duplicate).await, [Enqueued::Duplicate]);
     let bounded = EnqueuePolicy { max_backlog: 1, ..once.clone() };
     assert_eq!(fixture.enqueue(&bounded, &of_types(&["typing"])).await, [Enqueued::Overloaded]);
     assert_eq!(outcome_letters(&fixture.enqueue(&once, &of_types(&["typing", "typing"])).await), "a-");
@@ -280,7 +280,7 @@ async fn event_type_limit_has_its_own_key_written_once() {
     assert_eq!(
         sets.split(',').next(),
         Some("6"),
-        "a marker for each event, and each state once: {stats}"
+        "one SET per dedup marker and per limit state: {stats}"
     );
     let after = redis_micros(&fixture).await;
     for (key, charged) in [

@@ -1,4 +1,4 @@
-//! What is registered while the system runs: changed by compare-and-set, followed, forgotten when it expires.
+//! Tests of registrations at run time: compare-and-set changes, propagation and secret expiry.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -7,7 +7,7 @@ use base64::Engine as _;
 use serde_json::{Value, json};
 use shared::platform::registry::Registry;
 use shared::queue::{CallError, ChangeOutcome, RegistrationChange};
-use shared::registration::{Live, Refused, Registration, Sealer, Snapshot, State};
+use shared::registration::{RegistrationStore, RegistrationError, Registration, Sealer, Snapshot, RegistrationState};
 use shared::signature::Keys;
 use tests::poll;
 use tests::redis::RedisOptions;
@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::fixture::{QueueFixture, name};
 
 const REGISTRATIONS_KEY: &str = "webhooks:registrations";
-/// A change is known within this.
+/// Longest time until other processes know a change.
 const PROPAGATION_TIMEOUT: Duration = Duration::from_secs(2);
 
 fn base() -> Registry {
@@ -42,8 +42,8 @@ fn secrets(snapshot: &Snapshot, platform: &str) -> usize {
     }
 }
 
-/// Waits until what `live` knows by itself is as `right` has it.
-async fn wait_for_snapshot(live: &Live, what: &str, right: impl Fn(&Snapshot) -> bool) -> Arc<Snapshot> {
+/// Waits until `live` has polled a snapshot that `right` accepts.
+async fn wait_for_snapshot(live: &RegistrationStore, what: &str, right: impl Fn(&Snapshot) -> bool) -> Arc<Snapshot> {
     poll::until(what, PROPAGATION_TIMEOUT, async || {
         live.current().filter(|snapshot| right(snapshot)).ok_or("not yet")
     })
@@ -51,8 +51,8 @@ async fn wait_for_snapshot(live: &Live, what: &str, right: impl Fn(&Snapshot) ->
 }
 
 impl QueueFixture {
-    fn live(&self, sealer: Option<Sealer>) -> Live {
-        Live::start(self.queue.clone(), base(), sealer, CancellationToken::new())
+    fn live(&self, sealer: Option<Sealer>) -> RegistrationStore {
+        RegistrationStore::start(self.queue.clone(), base(), sealer, CancellationToken::new())
     }
 
     async fn version(&self) -> Option<String> {
@@ -128,7 +128,7 @@ async fn registrations_are_bounded_and_can_be_removed_beyond() {
     let ChangeOutcome::Done(version) =
         fixture.queue.change_registrations(Some(&version), &changes(5..6)).await.unwrap()
     else {
-        panic!("what is there can be replaced")
+        panic!("an existing record can be replaced at the bound")
     };
     fixture.redis::<()>(&["HSET", REGISTRATIONS_KEY, "strange", "x", "stranger", "x"]).await;
     let remove = [RegistrationChange::Remove(name("shop-5"))];
@@ -146,7 +146,7 @@ async fn registration_is_known_here_at_once_and_elsewhere_soon() {
     wait_for_snapshot(&there, "the first read", |_| true).await;
     let snapshot = here.register(&registration("shop", json!({"aliases": ["store"]}))).await.unwrap();
     assert!(snapshot.registry.get("store").is_some() && secrets(&snapshot, "shop") == 1);
-    assert!(Arc::ptr_eq(&snapshot, &here.current().unwrap()), "what was answered is what holds");
+    assert!(Arc::ptr_eq(&snapshot, &here.current().unwrap()), "the returned snapshot is the current one");
     wait_for_snapshot(&there, "known elsewhere", |snapshot| {
         secrets(snapshot, "store") + secrets(snapshot, "shop") == 1
     })
@@ -157,11 +157,11 @@ async fn registration_is_known_here_at_once_and_elsewhere_soon() {
     assert!(snapshot.keys.is_empty());
     let raw: String = fixture.redis(&["HGET", REGISTRATIONS_KEY, "shop"]).await;
     assert!(!raw.contains("one") && raw.contains("sealed"), "{raw}");
-    // A process that starts later, and one with another key.
+    // A later process reads the secret, one with another key does not.
     let later = fixture.live(Some(sealer(1)));
-    assert_eq!(secrets(&later.fresh().await.unwrap(), "shop"), 1);
+    assert_eq!(secrets(&later.refresh().await.unwrap(), "shop"), 1);
     let other = fixture.live(Some(sealer(2)));
-    let snapshot = other.fresh().await.unwrap();
+    let snapshot = other.refresh().await.unwrap();
     assert!(snapshot.registry.get("shop").is_some() && secrets(&snapshot, "shop") == 0);
 }
 
@@ -192,15 +192,15 @@ async fn concurrent_registrations_give_a_name_to_one_platform() {
     for task in registering.collect::<Vec<_>>() {
         match task.await.unwrap() {
             Ok(_) => registered += 1,
-            Err(Refused::Clash(_)) => {}
+            Err(RegistrationError::NameConflict(_)) => {}
             Err(other) => panic!("{other}"),
         }
     }
-    let snapshot = lives[0].fresh().await.unwrap();
+    let snapshot = lives[0].refresh().await.unwrap();
     assert_eq!(
-        (registered, snapshot.records.len(), snapshot.set_aside.len()),
+        (registered, snapshot.records.len(), snapshot.unusable.len()),
         (3, 3, 0),
-        "two wanted each alias"
+        "two registrations compete for each alias"
     );
 }
 
@@ -213,29 +213,29 @@ async fn registered_platform_is_paused_drained_and_removed() {
         let snapshot = live.pause(&name(platform), true).await.unwrap();
         assert!(snapshot.registry.get(platform).unwrap().paused, "{platform}");
     }
-    assert!(matches!(live.pause(&name("nobody"), true).await, Err(Refused::Unknown)));
+    assert!(matches!(live.pause(&name("nobody"), true).await, Err(RegistrationError::Unknown)));
     assert!(
-        matches!(live.drain(&name("acme")).await, Err(Refused::Unknown)),
-        "it was not registered"
+        matches!(live.drain(&name("acme")).await, Err(RegistrationError::Unknown)),
+        "a platform of the file cannot be drained"
     );
 
     let before = live.now();
     let snapshot = live.drain(&name("shop")).await.unwrap();
     let record = &snapshot.records[&name("shop")];
-    assert_eq!((record.state, record.secrets.len()), (State::Draining, 0));
+    assert_eq!((record.state, record.secrets.len()), (RegistrationState::Draining, 0));
     assert!(record.draining_since.unwrap() >= before);
     assert!(snapshot.registry.get("shop").is_some() && snapshot.draining.contains("shop"));
     let again = live.drain(&name("shop")).await.unwrap();
-    assert_eq!(again.records[&name("shop")].draining_since, record.draining_since, "it began once");
+    assert_eq!(again.records[&name("shop")].draining_since, record.draining_since, "draining starts once");
 
     assert!(
         !live.remove_drained(&name("shop"), record.draining_since.unwrap()).await.unwrap(),
-        "not yet"
+        "draining has just begun"
     );
     live.register(&registration("shop", json!({}))).await.unwrap();
     assert!(
         !live.remove_drained(&name("shop"), live.now() + 60_000).await.unwrap(),
-        "it is active again"
+        "registering again ended the draining"
     );
     live.drain(&name("shop")).await.unwrap();
     assert!(live.remove_drained(&name("shop"), live.now() + 60_000).await.unwrap());
@@ -243,7 +243,7 @@ async fn registered_platform_is_paused_drained_and_removed() {
     assert!(snapshot.registry.get("shop").is_none() && snapshot.draining.is_empty());
     let mut fields: Vec<String> = fixture.redis(&["HKEYS", REGISTRATIONS_KEY]).await;
     fields.sort();
-    assert_eq!(fields, ["#version", "paused:acme", "paused:mux"], "its pause went with it");
+    assert_eq!(fields, ["#version", "paused:acme", "paused:mux"], "its pause is removed too");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -253,13 +253,13 @@ async fn registration_of_a_later_version_is_left_alone() {
         .redis::<()>(&["HSET", REGISTRATIONS_KEY, "#version", "v", "shop", r#"{"v":99}"#, "broken", "{"])
         .await;
     let live = fixture.live(Some(sealer(1)));
-    let snapshot = live.fresh().await.unwrap();
-    assert!(snapshot.set_aside.contains_key("shop") && snapshot.registry.get("acme").is_some());
-    assert!(matches!(live.register(&registration("shop", json!({}))).await, Err(Refused::Later)));
-    assert!(matches!(live.drain(&name("shop")).await, Err(Refused::Later)));
+    let snapshot = live.refresh().await.unwrap();
+    assert!(snapshot.unusable.contains_key("shop") && snapshot.registry.get("acme").is_some());
+    assert!(matches!(live.register(&registration("shop", json!({}))).await, Err(RegistrationError::NewerVersion)));
+    assert!(matches!(live.drain(&name("shop")).await, Err(RegistrationError::NewerVersion)));
     let raw: String = fixture.redis(&["HGET", REGISTRATIONS_KEY, "shop"]).await;
     assert_eq!(raw, r#"{"v":99}"#);
-    // What nobody can read is mended by registering it.
+    // Registering a platform replaces its unreadable record.
     let snapshot = live.register(&registration("broken", json!({}))).await.unwrap();
     assert!(snapshot.registry.get("broken").is_some());
 }
@@ -270,8 +270,8 @@ async fn registrations_end_with_an_emptied_redis_not_with_an_outage() {
     let live = fixture.live(Some(sealer(1)));
     live.register(&registration("shop", json!({}))).await.unwrap();
     fixture.server.kill();
-    assert!(matches!(live.fresh().await, Err(CallError::NotRun(_) | CallError::Unknown(_))));
-    assert_eq!(secrets(&live.current().unwrap(), "shop"), 1, "what is known holds");
+    assert!(matches!(live.refresh().await, Err(CallError::NotRun(_) | CallError::Unknown(_))));
+    assert_eq!(secrets(&live.current().unwrap(), "shop"), 1, "the last snapshot stays in use");
     assert!(live.register(&registration("other", json!({}))).await.is_err());
     fixture.server.restart().await;
     wait_for_snapshot(&live, "read again", |snapshot| secrets(snapshot, "shop") == 1).await;
@@ -293,16 +293,16 @@ async fn concurrent_refreshes_share_a_few_reads() {
     let asking: Vec<_> = (0..500)
         .map(|_| {
             let live = live.clone();
-            tokio::spawn(async move { live.fresh().await.map(drop) })
+            tokio::spawn(async move { live.refresh().await.map(drop) })
         })
         .collect();
     for one in asking {
         one.await.unwrap().unwrap();
     }
-    // At least 50 ms between two, one more at each end, and those of the poll.
+    // Reads are 50 ms apart, plus one at each end and those of the poll.
     let most = 3 + 2 * u64::try_from(begun.elapsed().as_millis()).unwrap() / 50;
     let read = reads().await - before;
     assert!((1..=most).contains(&read), "{read} reads in {:?}", begun.elapsed());
-    // One after the other they would take 25 s: who asks while a read is waited for shares the next one.
+    // Callers share the next read. One after the other, they would take 25 s.
     assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
 }

@@ -1,4 +1,4 @@
-//! Telling who waits, and the index of what is put off or dead.
+//! Tests of replies to waiting requests, and of the index of retrying and dead events.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -48,26 +48,29 @@ pub fn new_dead_letter(id: StreamId, reply: Option<AddressedReply>) -> NewDeadLe
     NewDeadLetter { id, error_code, error: "no".into(), attempts: 5, first_failed_at: None, reply }
 }
 
-/// Everything that is published on a channel.
+/// Subscription to a reply channel.
 struct ReplySubscription {
-    heard: UnboundedReceiver<SubscriptionEvent>,
+    events: UnboundedReceiver<SubscriptionEvent>,
     stop: CancellationToken,
 }
 
 impl ReplySubscription {
     async fn open(fixture: &QueueFixture, channel: &str) -> Self {
-        let (tell, heard) = unbounded_channel();
+        let (sender, events) = unbounded_channel();
         let stop = CancellationToken::new();
         let url = fixture.server.url().into();
         let subscription = ChannelSubscription::new(&url, false, channel.to_owned()).unwrap();
-        tokio::spawn(subscription.run(stop.clone(), move |heard| drop(tell.send(heard))));
-        let mut ear = Self { heard, stop };
-        ear.listening().await;
-        ear
+        tokio::spawn(subscription.run(stop.clone(), move |event| drop(sender.send(event))));
+        let mut subscriber = Self { events, stop };
+        subscriber.listening().await;
+        subscriber
     }
 
     async fn next(&mut self) -> SubscriptionEvent {
-        timeout(TEST_TIMEOUT, self.heard.recv()).await.expect("something is heard").expect("it listens")
+        timeout(TEST_TIMEOUT, self.events.recv())
+            .await
+            .expect("an event in time")
+            .expect("the subscription runs")
     }
 
     async fn listening(&mut self) {
@@ -106,7 +109,7 @@ impl QueueFixture {
         assert_eq!(self.queue.schedule_retry(&self.keys, CONSUMER, &retry).await.unwrap(), [true]);
     }
 
-    /// Makes what is due readable, and reads it.
+    /// Promotes due retries and reads the first one.
     async fn promote_and_read(&mut self) -> Envelope {
         self.queue.promote_due(&self.keys, 1000, 100).await.unwrap();
         decode(self.read_as(CONSUMER).await.remove(0)).unwrap()
@@ -122,7 +125,7 @@ impl QueueFixture {
         self.queue.dead_letters(&self.keys, None, 100).await.unwrap().last().unwrap().id
     }
 
-    /// How often Redis ran each command since `CONFIG RESETSTAT`.
+    /// Returns the number of calls of each command since `CONFIG RESETSTAT`.
     async fn calls(&self) -> HashMap<String, u64> {
         let stats: String = self.redis(&["INFO", "commandstats"]).await;
         let count = |line: &str| {
@@ -150,7 +153,7 @@ async fn reply_channel_is_kept_in_the_entry_and_through_retries() {
     assert_eq!(
         fixture.enqueue(&UNLIMITED, &given[..1]).await,
         [Enqueued::Duplicate],
-        "it has its marker"
+        "an awaited event has a dedup marker"
     );
     let read: Vec<Envelope> =
         fixture.read_as(CONSUMER).await.into_iter().map(|one| decode(one).unwrap()).collect();
@@ -175,7 +178,7 @@ async fn settled_event_is_published_once_to_its_waiter() {
     let mut fixture = QueueFixture::consuming().await;
     let ids = fixture.deliver(&["a", "b", "c"]).await;
     let (here, there) = (reply_channel(Uuid::new_v4()), reply_channel(Uuid::new_v4()));
-    let (mut ear, mut other) =
+    let (mut waiter, mut other) =
         (ReplySubscription::open(&fixture, &here).await, ReplySubscription::open(&fixture, &there).await);
     let batch = [
         settled_with_reply(ids[0], &here, "a"),
@@ -183,8 +186,8 @@ async fn settled_event_is_published_once_to_its_waiter() {
         settled_with_reply(ids[2], &there, "c"),
     ];
     assert_eq!(fixture.queue.settle(&fixture.keys, &batch).await.unwrap(), [true; 3]);
-    for (ear, id) in [(&mut ear, "a"), (&mut other, "c")] {
-        let told = ear.message().await;
+    for (waiter, id) in [(&mut waiter, "a"), (&mut other, "c")] {
+        let told = waiter.message().await;
         assert_eq!((told.platform.as_str(), told.event_id.as_str()), ("mux", id));
         let ReplyOutcome::Processed(results) = told.outcome else { panic!("{id}") };
         assert_eq!(results.get(), format!("{{\"event_id\":\"{id}\"}}"));
@@ -194,9 +197,9 @@ async fn settled_event_is_published_once_to_its_waiter() {
         let left: i64 = fixture.redis(&["TTL", &fixture.keys.result(id)]).await;
         assert!((1..=60).contains(&left), "{left}");
     }
-    assert!(fixture.stored_outcome("b").await.is_none(), "nobody waits for it");
+    assert!(fixture.stored_outcome("b").await.is_none(), "event b has no waiter");
 
-    // Somebody else was faster: who waits has been told by them.
+    // Another worker settled first and has published the reply.
     fixture.redis::<()>(&["DEL", &fixture.keys.result("a")]).await;
     let late = [settled_with_reply(ids[0], &here, "a")];
     assert_eq!(fixture.queue.settle(&fixture.keys, &late).await.unwrap(), [false]);
@@ -204,7 +207,7 @@ async fn settled_event_is_published_once_to_its_waiter() {
     fixture
         .redis::<()>(&["PUBLISH", &here, &reply("end", ReplyOutcome::Dead(String::new())).encode()])
         .await;
-    assert_eq!(ear.message().await.event_id, "end", "nothing was published twice");
+    assert_eq!(waiter.message().await.event_id, "end", "nothing was published twice");
 }
 
 #[tokio::test]
@@ -215,7 +218,7 @@ async fn dead_letter_is_published_and_drops_its_reply_channel() {
         ["a", "b", "c"].map(|id| NewEvent { reply_to: Some(channel.clone()), ..event(id) }).into();
     fixture.enqueue(&UNLIMITED, &given).await;
     let ids: Vec<StreamId> = fixture.read_as(CONSUMER).await.iter().map(|entry| entry.id).collect();
-    let mut ear = ReplySubscription::open(&fixture, &channel).await;
+    let mut waiter = ReplySubscription::open(&fixture, &channel).await;
     let foreign = StreamId { ms: 1, seq: 1 };
     let letters = [
         new_dead_letter(foreign, dead_reply(&channel, "nobody")),
@@ -229,7 +232,7 @@ async fn dead_letter_is_published_and_drops_its_reply_channel() {
         outcomes,
         [DeadLettered::Gone, DeadLettered::Done, DeadLettered::Done, DeadLettered::Full]
     );
-    let told = ear.message().await;
+    let told = waiter.message().await;
     assert_eq!(told.event_id, "b");
     assert!(matches!(told.outcome, ReplyOutcome::Dead(code) if code == "store_rejected"));
     assert!(matches!(fixture.stored_outcome("b").await, Some(ReplyOutcome::Dead(_))));
@@ -243,7 +246,7 @@ async fn dead_letter_is_published_and_drops_its_reply_channel() {
     }
 }
 
-/// What telling may not do: stand in the way.
+/// A reply that cannot be stored or published must not prevent a transition.
 #[tokio::test]
 async fn settle_needs_no_permission_to_publish_and_no_memory() {
     let mut fixture = QueueFixture::consuming().await;
@@ -300,7 +303,7 @@ async fn event_without_a_waiter_costs_no_extra_command() {
 async fn exception_index_follows_retry_dead_letter_and_replay() {
     let mut fixture = QueueFixture::consuming().await;
     let id = fixture.deliver(&["a"]).await[0];
-    assert_eq!(fixture.unfinished("a").await, Some(UnfinishedState::Pending), "its marker says so");
+    assert_eq!(fixture.unfinished("a").await, Some(UnfinishedState::Pending), "known by its dedup marker");
     assert_eq!(fixture.unfinished("b").await, None);
     fixture.retry_later(id).await;
     assert_eq!(fixture.unfinished("a").await, Some(UnfinishedState::Retrying));
@@ -309,7 +312,7 @@ async fn exception_index_follows_retry_dead_letter_and_replay() {
     assert_eq!(
         fixture.unfinished("a").await,
         Some(UnfinishedState::Retrying),
-        "until it is decided"
+        "retrying until it is settled"
     );
     let dead = fixture.dead_letter_one(again.id).await;
     assert_eq!(fixture.unfinished("a").await, Some(UnfinishedState::Dead(dead)));
@@ -320,7 +323,7 @@ async fn exception_index_follows_retry_dead_letter_and_replay() {
     assert_eq!(
         fixture.unfinished("a").await,
         Some(UnfinishedState::Pending),
-        "without its marker, too"
+        "known without its dedup marker"
     );
     let last = fixture.promote_and_read().await;
     let moved = Some(last.event_id.clone());
@@ -343,7 +346,8 @@ async fn late_settle_keeps_the_dead_letter_in_the_index() {
     assert_eq!(fixture.unfinished("a").await, Some(UnfinishedState::Dead(dead)));
 }
 
-/// Frozen between commit and settle; another worker had found the session missing and put the event off meanwhile.
+/// Another worker found the session missing and rescheduled the event while this one was frozen
+/// between commit and settle.
 #[tokio::test]
 async fn late_settle_of_a_rescheduled_entry_clears_the_index() {
     let mut fixture = QueueFixture::consuming().await;
@@ -368,7 +372,7 @@ async fn purge_clears_only_its_own_dead_letter_from_the_index() {
     let mut fixture = QueueFixture::consuming().await;
     let first = fixture.deliver(&["a"]).await[0];
     let first = fixture.dead_letter_one(first).await;
-    // Past its marker the provider sends it again, and it dies again.
+    // After its dedup marker expired, the provider's retry becomes a second dead letter.
     fixture.redis::<()>(&["DEL", &fixture.keys.marker(&marker_digest("mux", "a"))]).await;
     let second = fixture.deliver(&["a"]).await[0];
     let second = fixture.dead_letter_one(second).await;
@@ -450,9 +454,9 @@ async fn foreign_reply_channel_is_ignored() {
 async fn subscription_reconnects() {
     let mut fixture = QueueFixture::start().await;
     let channel = reply_channel(Uuid::new_v4());
-    let mut ear = ReplySubscription::open(&fixture, &channel).await;
+    let mut waiter = ReplySubscription::open(&fixture, &channel).await;
     fixture.redis::<u64>(&["CLIENT", "KILL", "TYPE", "pubsub"]).await;
-    ear.listening().await;
+    waiter.listening().await;
     assert_eq!(
         fixture
             .redis::<u64>(&[
@@ -463,19 +467,19 @@ async fn subscription_reconnects() {
             .await,
         1
     );
-    assert_eq!(ear.message().await.event_id, "a");
+    assert_eq!(waiter.message().await.event_id, "a");
 
     fixture.server.kill();
     tokio::time::sleep(Duration::from_millis(300)).await;
     fixture.server.restart().await;
-    ear.listening().await;
+    waiter.listening().await;
     fixture
         .redis::<u64>(&["PUBLISH", &channel, &reply("b", ReplyOutcome::Dead("x".into())).encode()])
         .await;
-    assert_eq!(ear.message().await.event_id, "b");
+    assert_eq!(waiter.message().await.event_id, "b");
 
-    ear.stop.cancel();
-    poll::until("nobody listens after a stop", TEST_TIMEOUT, async || {
+    waiter.stop.cancel();
+    poll::until("no channel has a subscriber", TEST_TIMEOUT, async || {
         match fixture.redis::<Vec<String>>(&["PUBSUB", "CHANNELS"]).await {
             none if none.is_empty() => Ok(()),
             left => Err(format!("{left:?}")),

@@ -1,4 +1,4 @@
-//! Waiting for a retry, becoming readable again, and orphans.
+//! Tests of retries, promotion and the orphan sweep.
 
 use std::time::Duration;
 
@@ -44,7 +44,7 @@ async fn retry_returns_with_its_failure() {
     assert_eq!((envelope.attempt, envelope.origin, envelope.event_id.as_str()), (2, id, "a"));
     assert_eq!(envelope.body, event("a").body);
     assert!(envelope.id > id);
-    assert_eq!(envelope.first_failed_at, None, "a free wait does not begin the time bound");
+    assert_eq!(envelope.first_failed_at, None, "a free wait does not set the first failure");
     for key in [&fixture.keys.retry, &fixture.keys.failures] {
         assert_eq!(fixture.redis::<u64>(&["EXISTS", key]).await, 0, "{key}");
     }
@@ -173,7 +173,7 @@ async fn retry_scheduled_twice_waits_once() {
     assert_eq!(fixture.length().await, 1);
 }
 
-/// Scripts are not rolled back: one that cannot put an entry where it is to go has not taken it from where it was.
+/// Redis does not roll scripts back, so a move writes to its target before it deletes its source.
 #[tokio::test]
 async fn forbidden_retry_or_promotion_moves_nothing() {
     let mut fixture = QueueFixture::consuming().await;
@@ -190,7 +190,7 @@ async fn forbidden_retry_or_promotion_moves_nothing() {
     assert_eq!(fixture.queue.promote_due(&fixture.keys, HOUR_MS, 100).await.unwrap().moved, 1);
 }
 
-/// As where somebody sets the group back: what waits for a retry is delivered meanwhile.
+/// Setting the group back delivers an entry again while it waits for a retry.
 #[tokio::test]
 async fn promotion_clears_every_trace_of_the_old_entry() {
     let mut fixture = QueueFixture::consuming().await;
@@ -257,11 +257,11 @@ async fn due_time_beyond_its_own_delay_is_due_now() {
     let ids = fixture.deliver(&["a", "b"]).await;
     let entries = [retry(ids[0], 60_000), retry(ids[1], HOUR_MS / 2)];
     fixture.queue.schedule_retry(&fixture.keys, CONSUMER, &entries).await.unwrap();
-    // As if the first had been scheduled while the clock was a year ahead.
+    // The first retry looks as if scheduled while the clock was a year ahead.
     let due: f64 = fixture.redis(&["ZSCORE", &fixture.keys.retry, &ids[0].to_string()]).await;
     let ahead = (due + 365.0 * 24.0 * 3_600_000.0).to_string();
     fixture.redis::<u64>(&["ZADD", &fixture.keys.retry, &ahead, &ids[0].to_string()]).await;
-    // A worker whose own longest delay is shorter leaves alone what another one rightly put far away.
+    // A worker with a shorter maximum delay must not promote a longer retry of another worker.
     let promoted = fixture.queue.promote_due(&fixture.keys, 1_000, 100).await.unwrap();
     assert_eq!(promoted.moved, 1);
     assert_eq!(decode(fixture.read_as(CONSUMER).await.remove(0)).unwrap().event_id, "a");
@@ -302,7 +302,7 @@ async fn orphan_is_found_and_rescheduled() {
     fixture.accept(&["undelivered"]).await;
 
     let young = fixture.queue.sweep_orphans(&fixture.keys, None).await.unwrap();
-    assert_eq!((young.rescheduled, young.cursor), (0, None), "not before ten minutes");
+    assert_eq!((young.rescheduled, young.cursor), (0, None), "orphans younger than ten minutes stay");
 
     let swept = fixture.queue.sweep_orphans_older_than(&fixture.keys, None, 0).await.unwrap();
     assert_eq!((swept.rescheduled, swept.cursor), (1, None));
@@ -350,7 +350,7 @@ async fn orphan_sweep_is_bounded_and_continues_at_its_cursor() {
             None => break,
         }
     }
-    assert!(rounds > 1, "one round of 128 is too much");
+    assert!(rounds > 1, "one round covers fewer than 128 entries");
     assert_eq!(found, 1);
 }
 

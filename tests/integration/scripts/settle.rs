@@ -1,4 +1,4 @@
-//! Finishing events.
+//! Tests of the settle script.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ impl QueueFixture {
         assert_eq!(self.redis::<u64>(&["XDEL", &self.keys.incoming, &id.to_string()]).await, 1);
     }
 
-    /// Which events destinations wait for.
+    /// Returns the event ids in the outbox.
     async fn outbox(&self) -> Vec<String> {
         let entries = self.fields(&self.keys.outbox).await;
         entries.iter().map(|(_, fields)| field(fields, "event_id").unwrap().to_owned()).collect()
@@ -48,7 +48,7 @@ async fn settled_event_leaves_the_queue() {
     assert_eq!(
         (fixture.counter("processed").await, fixture.counter("stale").await),
         (1, 1),
-        "duplicates count nowhere"
+        "duplicates are not counted"
     );
 }
 
@@ -86,7 +86,7 @@ async fn settle_counts_mixed_outcomes() {
     assert_eq!((fixture.length().await, fixture.pending().await), (0, 0));
 }
 
-/// Another worker had claimed one of them and was first: exactly that one is not told to have been removed here.
+/// Another worker claimed and settled two of the entries first. Only those return `false`.
 #[tokio::test]
 async fn settle_reports_entries_settled_by_another_worker() {
     let mut fixture = QueueFixture::consuming().await;
@@ -101,7 +101,7 @@ async fn settle_reports_entries_settled_by_another_worker() {
     assert_eq!(fixture.counter("processed").await, 4);
 }
 
-/// Another worker had put one of them off: its entry is there, though not pending, and is finished like the rest.
+/// Another worker rescheduled one of the entries. It exists and is not pending, and is settled too.
 #[tokio::test]
 async fn settle_includes_entries_rescheduled_by_another_worker() {
     let mut fixture = QueueFixture::consuming().await;
@@ -119,7 +119,7 @@ async fn settle_includes_entries_rescheduled_by_another_worker() {
     assert_eq!(fixture.redis::<u64>(&["EXISTS", &fixture.keys.failures]).await, 0);
 }
 
-/// Which entry it was is not known then, unless more than counting was to happen; how many were left is.
+/// Without forwarding, the script knows only how many entries were removed, not which.
 #[tokio::test]
 async fn settle_skips_entries_deleted_by_hand() {
     let mut fixture = QueueFixture::consuming().await;
@@ -164,7 +164,7 @@ async fn settle_clears_every_trace_of_the_entry() {
 async fn settle_removes_an_entry_claimed_by_another_worker() {
     let mut fixture = QueueFixture::consuming().await;
     let ids = fixture.deliver(&["a"]).await;
-    // Frozen between commit and settle, and claimed by another meanwhile.
+    // Another worker claims the entry while this one is frozen between commit and settle.
     fixture
         .queue
         .claim(&fixture.keys, OTHER, Duration::ZERO, Default::default(), 10)
@@ -185,7 +185,7 @@ async fn settle_of_several_chunks_keeps_the_order() {
     for part in names.chunks(100) {
         ids.extend(fixture.deliver(&part.iter().map(String::as_str).collect::<Vec<_>>()).await);
     }
-    // Once in the same chunk, once in the next.
+    // One repeated id in the same chunk, one in a later chunk.
     ids.insert(64, ids[0]);
     ids.push(ids[1]);
     let removed = fixture.settle(&processed(&ids)).await;

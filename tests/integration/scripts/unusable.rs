@@ -1,4 +1,5 @@
-//! Verified requests that are no usable events: dead letters under the rules of events.
+//! Tests of verified requests that are not usable events: they become dead letters at once, with
+//! the limits and the deduplication of events.
 
 use shared::event::{EventTime, NewEvent, marker_digest};
 use shared::queue::{
@@ -25,7 +26,7 @@ async fn unusable_event_is_a_dead_letter_with_its_bytes() {
         fixture.enqueue(&UNLIMITED, &[given.clone(), unusable("b", "")]).await,
         [Enqueued::Accepted; 2]
     );
-    assert_eq!(fixture.length().await, 0, "nothing of them is in the queue");
+    assert_eq!(fixture.length().await, 0, "neither is in the queue");
 
     let dead = fixture.queue.dead_letters(&fixture.keys, None, 10).await.unwrap();
     let letters: Vec<_> = dead
@@ -45,17 +46,17 @@ async fn unusable_event_is_a_dead_letter_with_its_bytes() {
         (first.worker.as_deref(), first.delivery_id.as_deref()),
         (Some("ingress"), Some("d"))
     );
-    assert_eq!(first.origin, Some(first.id), "its first id");
+    assert_eq!(first.origin, Some(first.id), "the origin is its first id");
     let now = first.received_at;
     assert_eq!((first.occurred_at, first.first_failed_at, first.failed_at), (now, now, now));
-    assert_eq!(letters[1].event_type, None, "nothing is known of it");
+    assert_eq!(letters[1].event_type, None, "no type was identified");
 
     let exceptions: Vec<String> = fixture.redis(&["HVALS", &fixture.keys.exceptions]).await;
     assert!(exceptions.contains(&format!("dead:{}", first.id)), "{exceptions:?}");
     assert_eq!((fixture.counter("accepted").await, fixture.counter("dead_lettered").await), (2, 2));
     assert_eq!(fixture.queue.platforms().await.unwrap(), [name("mux")]);
 
-    // A purge forgets the marker, so that the sender may try again.
+    // A purge deletes the dedup marker, so that the sender may retry.
     let digest = marker_digest("mux", "a");
     assert_eq!(fixture.enqueue(&UNLIMITED, std::slice::from_ref(&given)).await, [Enqueued::Duplicate]);
     assert_eq!(
@@ -80,7 +81,7 @@ async fn unusable_events_share_the_limit_and_have_their_bound() {
     assert_eq!(
         fixture.enqueue(&policy, &[event("b")]).await,
         [Enqueued::Accepted],
-        "each has its own bound"
+        "backlog and dead letters have separate bounds"
     );
     assert_eq!(fixture.enqueue(&policy, &dead("c")).await, [Enqueued::Accepted]);
     assert_eq!(fixture.enqueue(&policy, &dead("d")).await, [Enqueued::Overloaded]);
@@ -106,13 +107,13 @@ async fn usable_and_unusable_events_share_a_call_in_two_sections() {
     let acme = fixture.queue.keys(&name("acme"));
     let groups: [[&[NewEvent]; 1]; 3] = [[&good], [&bad], [&other]];
     let policy = &UNLIMITED;
-    let share = |keys, groups| EnqueueSection { keys, policy, groups };
-    let shares = [
-        share(&fixture.keys, &groups[0][..]),
-        share(&fixture.keys, &groups[1]),
-        share(&acme, &groups[2]),
+    let section = |keys, groups| EnqueueSection { keys, policy, groups };
+    let sections = [
+        section(&fixture.keys, &groups[0][..]),
+        section(&fixture.keys, &groups[1]),
+        section(&acme, &groups[2]),
     ];
-    assert_eq!(fixture.queue.enqueue_sections(&shares).await.unwrap(), [Enqueued::Accepted; 3]);
+    assert_eq!(fixture.queue.enqueue_sections(&sections).await.unwrap(), [Enqueued::Accepted; 3]);
     let entries = fixture.fields(&acme.incoming).await;
     assert_eq!(
         field(&entries[0].1, "event_id"),
@@ -124,7 +125,7 @@ async fn usable_and_unusable_events_share_a_call_in_two_sections() {
 
     let mixed: [&[NewEvent]; 2] = [&good, &bad];
     let refused =
-        fixture.queue.enqueue_sections(&[share(&fixture.keys, &mixed)]).await.unwrap_err();
+        fixture.queue.enqueue_sections(&[section(&fixture.keys, &mixed)]).await.unwrap_err();
     assert!(matches!(refused, CallError::NotRun(_)), "{refused:?}");
 }
 
