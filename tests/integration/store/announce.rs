@@ -1,4 +1,4 @@
-//! Sessions that applications announce, through the queue or by their own SQL.
+//! Tests of sessions that an application announces, through the queue or by its own SQL.
 
 use serde_json::{Value, json};
 use shared::platform::SessionStatus;
@@ -53,7 +53,7 @@ async fn announced_config_is_replaced_whole_and_absent_fields_stay(fixture: Stor
     assert_eq!(
         gone,
         worker::effects::Applied::MissingSession,
-        "the old configuration leads nowhere"
+        "the replaced config matches no session"
     );
     fixture.announce("c", 2_000, json!({"room_id": "r", "live_stream_id": "s2"})).await;
     let row = fixture.session("r").await;
@@ -72,7 +72,7 @@ async fn ready_status_only_initializes(fixture: StoreFixture) {
     assert_eq!(
         late.new_status,
         Some(SessionStatus::Idle),
-        "older than the announcement, and yet the newest status"
+        "ready set no status guard, so an older event is the newest status"
     );
 }
 
@@ -102,7 +102,7 @@ async fn older_announcement_keeps_values_of_a_newer_one(fixture: StoreFixture) {
     let older = fixture
         .announce("a", 1_000, json!({"room_id": "r", "config": {"n": 1}, "live_stream_id": "s"}))
         .await;
-    assert_eq!(older.action, EventAction::Recorded, "its live stream id is news");
+    assert_eq!(older.action, EventAction::Recorded, "only its live stream id is new");
     let row = fixture.session("r").await;
     assert_eq!((&row["config"], &row["live_stream_id"]), (&json!({"n": 2}), &json!("s")));
     assert_eq!((&row["created_at"], &row["last_event_id"]), (&json!(time(1_000)), &json!("b")));

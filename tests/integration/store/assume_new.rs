@@ -1,7 +1,7 @@
-//! Events are taken to be new until one turns out not to be. Whatever gives it away, a redelivery is answered from the ledger,
-//! and what is beside it takes effect once.
+//! Tests of redeliveries in a store that assumes new events and skips the ledger lookup.
 //!
-//! Each redelivery comes through a store that has just been opened, which has no reason to ask the ledger first.
+//! A redelivery is answered from the ledger, and other events of its batch take effect once. Each
+//! redelivery uses a newly opened store, which has no hint to look up the ledger first.
 
 use serde_json::json;
 use shared::platform::Platform;
@@ -34,9 +34,9 @@ fn live(id: &str, at: i64, room: &str) -> TestEvent {
     event(id, "live", at, json!({"room": room, "title": id}))
 }
 
-/// Applies `said` and gives the very event again, with what it did.
-async fn apply_first_delivery(fixture: &StoreFixture, platform: &str, said: TestEvent) -> (PlannedEvent, Applied) {
-    let planned = fixture.plan(platform, &said);
+/// Applies `event` and returns the plan for a redelivery, with the outcome to expect from it.
+async fn apply_first_delivery(fixture: &StoreFixture, platform: &str, event: TestEvent) -> (PlannedEvent, Applied) {
+    let planned = fixture.plan(platform, &event);
     let result =
         done(fixture.try_apply(platform, std::slice::from_ref(&planned)).await.unwrap().remove(0));
     (planned, Applied::AlreadyApplied { same_origin: true, result })
@@ -44,7 +44,7 @@ async fn apply_first_delivery(fixture: &StoreFixture, platform: &str, said: Test
 
 async fn redelivery_is_known_among_new_events(fixture: StoreFixture) {
     fixture.announce("a", 0, json!({"room_id": "r"})).await;
-    // Logged only, so nothing but the ledger knows it.
+    // A logged event changes no row, so only the ledger knows it.
     let (logged, known) =
         apply_first_delivery(&fixture, "mux", mux("b", "video.live_stream.created", 1_000, Some("r"), "s"))
             .await;
@@ -73,7 +73,7 @@ async fn redelivery_is_known_after_its_session_was_deleted(fixture: StoreFixture
     assert_eq!(
         apply_in_fresh_store(&fixture, "mux", &[event]).await.unwrap(),
         [known],
-        "not one that waits for its session"
+        "a redelivery does not wait for its session"
     );
 }
 
@@ -105,7 +105,7 @@ async fn redelivery_in_a_later_part_reruns_all_parts(
     let parts =
         [part("rival", &firsts[..]), part("studio", &seconds[..]), part("rival", &firsts[..])];
     let outcomes = open(&fixture.database).await.apply_together(&parts).await.unwrap();
-    assert_eq!(done(outcomes[0][0].clone()).old_status, None, "its room was not there yet");
+    assert_eq!(done(outcomes[0][0].clone()).old_status, None, "the first run was rolled back");
     assert_eq!(
         (done(outcomes[1][0].clone()).action, &outcomes[1][1]),
         (EventAction::StatusUnchanged, &known)
@@ -159,7 +159,7 @@ async fn redeliveries_are_known_batch_after_batch(fixture: StoreFixture) {
     }
     let before = fixture.session("r").await;
     let store = open(&fixture.database).await;
-    // Again and again, so that it has forgotten by the end that it had reasons to ask.
+    // Enough rounds that the store drops its hint to look up the ledger.
     for round in 0..40_usize {
         let new = fixture.plan(
             "sessions",

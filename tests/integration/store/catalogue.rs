@@ -1,4 +1,4 @@
-//! Recordings and contents.
+//! Tests of recordings and contents.
 
 use serde_json::{Value, json};
 use worker::effects::EventAction;

@@ -1,4 +1,4 @@
-//! Chat messages.
+//! Tests of chat messages.
 
 use serde_json::{Value, json};
 use worker::effects::{Applied, ColumnWarning, ColumnWarningReason, EventAction};
@@ -81,7 +81,7 @@ async fn chat_message_time_comes_from_its_oldest_event(fixture: StoreFixture) {
     assert_eq!(
         message(&fixture, "m").await["sent_at"],
         time(700),
-        "what a sender says counts before what is inferred"
+        "a time in the payload wins over the event time"
     );
     fixture.one("studio", said("e-", 100, Value::Null)).await;
     assert_eq!(message(&fixture, "m").await["sent_at"], time(700));
@@ -93,7 +93,7 @@ async fn chat_message_finds_its_room_by_live_stream_id(fixture: StoreFixture) {
     assert_eq!(
         fixture.one("partner", said("e1")).await,
         Applied::MissingSession,
-        "nobody knows the room yet"
+        "no session has the live stream id yet"
     );
     fixture.announce("a", 0, json!({"room_id": "r", "live_stream_id": "s"})).await;
     assert_eq!(done(fixture.one("partner", said("e1")).await).room_id.as_deref(), Some("r"));

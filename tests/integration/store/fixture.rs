@@ -1,4 +1,4 @@
-//! A fresh database with an open store, and events for it.
+//! Test fixture: a fresh database with an open store, and events for it.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -14,7 +14,7 @@ use tests::postgres;
 use worker::effects::{Applied, EventAction, EventResult, InvalidEventError, PlannedEvent, plan};
 use worker::store::{Store, StoreError, StoreOptions};
 
-/// Where event times begin.
+/// Start of the test's event times.
 pub(crate) const T0: Millis = 1_780_000_000_000;
 
 const PLATFORMS: &str = r#"
@@ -24,7 +24,7 @@ secrets = ["env:A"]
 [platforms.netflix]
 secrets = ["env:A"]
 
-[platforms.studio]                    # creates its sessions, and touches only these
+[platforms.studio]                    # creates its sessions and touches only those
 secrets         = ["env:A"]
 missing_session = "create"
 session_scope   = "own"
@@ -48,7 +48,7 @@ said    = { effect = "chat", id = "/message", set = { user_id = "/user", user_na
 worked  = { effect = "job", id = "/job", status = "worked", set = { progress = "/progress", current_step = ["/step", "/phase"], video_url = "/url", error = "/error", retry_count = "/retries", data = "" } }
 failed  = { effect = "job", id = "/job", status = "failed", set = { error = "/error" } }
 
-[platforms.rival]                     # another of that kind
+[platforms.rival]                     # has a scope of its own, too
 preset          = "generic"
 secrets         = ["env:A"]
 missing_session = "create"
@@ -66,7 +66,7 @@ taped   = { effect = "recording", state = "ready", id = "/tape" }
 watched = { effect = "session.viewers", set = { viewer_count = "/n" } }
 said    = { effect = "chat", id = "/message", set = { message = "/text" } }
 
-[platforms.partner]                   # trusted with the shared rooms
+[platforms.partner]                   # may touch shared rooms
 secrets         = ["env:A"]
 missing_session = "retry"
 session_scope   = "shared"
@@ -94,7 +94,7 @@ macro_rules! on_both {
     };
 }
 
-/// A database of this test's own.
+/// Database and store of one test.
 pub(crate) struct StoreFixture {
     pub(crate) database: Database,
     pub(crate) store: Store,
@@ -103,7 +103,7 @@ pub(crate) struct StoreFixture {
     _folder: Option<tempfile::TempDir>,
 }
 
-/// An event as a test says it; times count from [`T0`], in ms.
+/// Event as a test writes it. Times are milliseconds after [`T0`].
 pub(crate) struct TestEvent {
     pub(crate) id: String,
     pub(crate) kind: &'static str,
@@ -210,7 +210,7 @@ impl StoreFixture {
         done(self.one("sessions", event(id, "session.announced", at, body)).await)
     }
 
-    /// A rule of the application's own, which only the database knows: no new session has this title.
+    /// Adds an application rule to the database: no new session may have this title.
     pub(crate) async fn refuse_title(&self, title: &str) {
         let sql = match &self.database {
             Database::Sqlite(_) => format!(
@@ -233,11 +233,11 @@ pub(crate) async fn open(database: &Database) -> Store {
     Store::open(&SecretString::from(database.url()), &options()).await.unwrap()
 }
 
-/// The result of an event that took effect.
+/// Returns the result of an event that took effect. Panics for any other outcome.
 pub(crate) fn done(applied: Applied) -> EventResult {
     match applied {
         Applied::Done(result) => result,
-        other => panic!("it should have taken effect: {other:?}"),
+        other => panic!("the event did not take effect: {other:?}"),
     }
 }
 
@@ -245,7 +245,7 @@ pub(crate) fn action(applied: Applied) -> EventAction {
     done(applied).action
 }
 
-/// A mux live stream event: `room` by passthrough, or by live stream id alone.
+/// Live stream event of `mux`. Without `room` it names its session by live stream id only.
 pub(crate) fn mux(
     id: &str,
     kind: &'static str,
@@ -265,7 +265,7 @@ pub(crate) const ACTIVE: &str = "video.live_stream.active";
 pub(crate) const IDLE: &str = "video.live_stream.idle";
 pub(crate) const DISCONNECTED: &str = "video.live_stream.disconnected";
 
-/// The instant `T0 + at` as text.
+/// Returns the instant `T0 + at` as RFC 3339 text.
 pub(crate) fn time(at: Millis) -> String {
     shared::clock::rfc3339(T0 + at)
 }

@@ -1,4 +1,4 @@
-//! Jobs.
+//! Tests of jobs.
 
 use serde_json::{Value, json};
 use worker::effects::EventAction;
@@ -30,7 +30,7 @@ async fn job_keeps_all_its_values(fixture: StoreFixture) {
     assert_eq!(
         row["data"],
         json!({"made": {"by": ["x", 1.5]}, "phase": "not taken"}),
-        "what is in no column"
+        "values without a column"
     );
     assert_eq!(fixture.database.count("sessions").await, 0);
 }
@@ -55,10 +55,10 @@ async fn job_keeps_newer_values(fixture: StoreFixture) {
 async fn job_column_is_cleared_by_null_and_not_by_absence(fixture: StoreFixture) {
     let error = json!({"code": 7, "at": "step"});
     fixture.one("studio", event("e1", "failed", 1_000, json!({"job": "j", "error": error}))).await;
-    // The harness shows JSON text of SQLite as what it says.
-    let seen = job(&fixture, "j").await["error"].clone();
-    let seen = seen.as_str().map_or(seen.clone(), |text| serde_json::from_str(text).unwrap());
-    assert_eq!(seen, error);
+    // SQLite stores the error as JSON text.
+    let stored = job(&fixture, "j").await["error"].clone();
+    let stored = stored.as_str().map_or(stored.clone(), |text| serde_json::from_str(text).unwrap());
+    assert_eq!(stored, error);
     fixture
         .one("studio", event("e2", "worked", 2_000, json!({"job": "j", "url": "https://v"})))
         .await;

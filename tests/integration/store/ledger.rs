@@ -1,4 +1,5 @@
-//! An event takes effect exactly once, and a ledger row stands for nothing but an effect.
+//! Tests of the ledger: an event takes effect exactly once, and every ledger row stands for an
+//! effect.
 
 use std::sync::Arc;
 
@@ -28,7 +29,7 @@ async fn second_delivery_is_known_and_changes_nothing(fixture: StoreFixture) {
     let before = fixture.session("r").await;
     let again = fixture.try_apply("mux", std::slice::from_ref(&first)).await.unwrap().remove(0);
     assert_eq!(again, Applied::AlreadyApplied { same_origin: true, result });
-    assert_eq!(fixture.session("r").await, before, "not even updated_at");
+    assert_eq!(fixture.session("r").await, before, "updated_at is unchanged too");
 }
 
 async fn duplicate_entry_is_recognized_by_its_origin(fixture: StoreFixture) {
@@ -38,7 +39,7 @@ async fn duplicate_entry_is_recognized_by_its_origin(fixture: StoreFixture) {
     assert_eq!(copy, Applied::AlreadyApplied { same_origin: false, result });
     let elsewhere =
         fixture.one("partner", event("e1", "offline", 2_000, json!({"room": "r"}))).await;
-    assert_eq!(done(elsewhere).action, EventAction::StatusUpdated, "ids are a platform's own");
+    assert_eq!(done(elsewhere).action, EventAction::StatusUpdated, "event ids are scoped to their platform");
 }
 
 async fn event_in_two_workers_at_once_takes_effect_once(fixture: StoreFixture) {
@@ -68,7 +69,7 @@ async fn workers_sharing_a_session_apply_each_event_once(fixture: StoreFixture) 
         tokio::spawn(async move {
             let store = open(&fixture.database).await;
             for round in 0..10 {
-                // Rooms that nobody has made yet, in another order for every worker, and one event that all have.
+                // New rooms in a different order for every worker, and one event that all share.
                 let rooms = [(round + worker) % 10, round];
                 let mut batch: Vec<_> = rooms
                     .iter()
@@ -120,12 +121,12 @@ async fn missing_session_leaves_no_row(fixture: StoreFixture) {
         )
         .await;
     assert_eq!(outcomes[0], Applied::MissingSession);
-    assert_eq!(done(outcomes[1].clone()).action, EventAction::Logged, "a neighbour is not harmed");
+    assert_eq!(done(outcomes[1].clone()).action, EventAction::Logged, "other events of the batch take effect");
     assert_eq!(fixture.database.count("sessions").await, 0);
     assert_eq!(fixture.database.event("mux", "e1").await, None);
     fixture.announce("a", 0, json!({"room_id": "nowhere"})).await;
     let result = done(fixture.one("mux", mux("e1", ACTIVE, 1_000, Some("nowhere"), "s")).await);
-    assert_eq!(result.action, EventAction::StatusUpdated, "once it exists");
+    assert_eq!(result.action, EventAction::StatusUpdated, "the retry succeeds once the session exists");
 }
 
 async fn batch_outcomes_keep_the_order(fixture: StoreFixture) {
@@ -149,7 +150,7 @@ async fn batch_outcomes_keep_the_order(fixture: StoreFixture) {
             Applied::AlreadyApplied { result, .. } => format!("known {}", result.event_id),
             Applied::MissingSession => "missing".to_owned(),
             Applied::Conflict => "conflict".to_owned(),
-            Applied::RowLocked => "held".to_owned(),
+            Applied::RowLocked => "locked".to_owned(),
         })
         .collect();
     assert_eq!(ids, ["done z", "missing", "known known", "done b"]);
@@ -184,7 +185,7 @@ async fn ledger_row_holds_every_column(fixture: StoreFixture) {
 }
 
 async fn keys_of_maximum_length_fit(fixture: StoreFixture) {
-    // Four bytes each, and nothing that compresses.
+    // Characters of four bytes that do not compress.
     let long = |from: u32| -> String {
         (0..MAX_KEY_BYTES as u32 / 4)
             .map(|n| char::from_u32(0x2_0000 + from + n * 37).unwrap())

@@ -1,4 +1,4 @@
-//! Sessions found by live stream id, and ids that are used again.
+//! Tests of sessions found by live stream id, and of reused ids.
 
 use serde_json::json;
 use worker::effects::{Applied, EventAction};
@@ -49,7 +49,7 @@ async fn live_stream_id_in_the_config_finds_the_session(fixture: StoreFixture) {
     assert_eq!(
         room_of(&fixture, "e2", 1_000, "42").await.as_deref(),
         Some("hand"),
-        "a number as it is written"
+        "a numeric id matches by its digits"
     );
 }
 
@@ -78,7 +78,7 @@ async fn event_older_than_every_holder_is_stale(fixture: StoreFixture) {
     assert_eq!(fixture.session("r").await["status"], "ready");
     assert_eq!(fixture.database.event("mux", "e1").await.unwrap()["action"], "stale_ignored");
     let result = done(fixture.one("mux", mux("e2", ACTIVE, 54 * MINUTE, Some("r"), "s")).await);
-    assert_eq!(result.action, EventAction::StatusUpdated, "its room id leaves no doubt");
+    assert_eq!(result.action, EventAction::StatusUpdated, "a room id needs no time check");
 }
 
 async fn replay_after_its_announcement_takes_effect(fixture: StoreFixture) {
@@ -100,7 +100,7 @@ async fn live_stream_id_set_by_hand_counts_from_its_creation(fixture: StoreFixtu
     fixture.database.execute(&hand("new", 60 * MINUTE)).await;
     assert_eq!(room_of(&fixture, "e1", 56 * MINUTE, "s").await.as_deref(), Some("new"));
     assert_eq!(room_of(&fixture, "e2", 54 * MINUTE, "s").await.as_deref(), Some("old"));
-    // A platform that creates its sessions names the live stream id in its events.
+    // An event that creates a session also sets its live stream id.
     let live = json!({"room": "own", "stream": "s"});
     fixture.one("studio", event("e3", "live", 0, live)).await;
     assert_eq!(fixture.session("own").await["live_stream_id"], "s");

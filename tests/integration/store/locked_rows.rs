@@ -1,5 +1,5 @@
-//! A row that an application keeps locked: its events are kept back, and the others of a
-//! transaction take effect.
+//! Tests of rows that an application keeps locked: their events are held back, and other events of
+//! the transaction take effect.
 
 use std::time::{Duration, Instant};
 
@@ -19,7 +19,7 @@ async fn store_with_short_lock_timeout(fixture: &StoreFixture) -> Store {
     Store::open(&SecretString::from(fixture.database.url()), &options).await.unwrap()
 }
 
-/// Locks what the query finds until the connection is dropped or [`release`]d.
+/// Locks the rows of `query` until the connection is dropped or passed to [`release`].
 async fn hold(fixture: &StoreFixture, query: &str) -> PgConnection {
     let mut holder = PgConnection::connect(&fixture.database.url()).await.unwrap();
     let sql = format!("BEGIN; {query} FOR UPDATE");
@@ -31,16 +31,16 @@ async fn release(mut holder: PgConnection) {
     sqlx::raw_sql("ROLLBACK").execute(&mut holder).await.unwrap();
 }
 
-/// Returns for each event whether it was kept back.
+/// Applies `events` and returns for each whether it was held back.
 async fn apply(store: &Store, fixture: &StoreFixture, platform: &str, events: &[TestEvent]) -> Vec<bool> {
     let planned: Vec<_> = events.iter().map(|event| fixture.plan(platform, event)).collect();
     let applied = store.apply(fixture.platform(platform), &planned).await.unwrap();
-    let kept = |applied: &Applied| match applied {
+    let is_held_back = |applied: &Applied| match applied {
         Applied::RowLocked => true,
         Applied::Done(_) => false,
         other => panic!("{other:?}"),
     };
-    applied.iter().map(kept).collect()
+    applied.iter().map(is_held_back).collect()
 }
 
 #[tokio::test]
@@ -71,7 +71,7 @@ async fn locked_session_holds_back_only_its_events() {
     }
     assert!(
         begun.elapsed() < LOCK_TIMEOUT,
-        "{:?}: it waited for what it knew to be held",
+        "{:?}: the store waited again for a row that it knew to be locked",
         begun.elapsed()
     );
     assert_eq!(fixture.session("held").await["status"], "ready");
@@ -83,7 +83,7 @@ async fn locked_session_holds_back_only_its_events() {
 
 #[tokio::test]
 async fn locked_row_of_each_table_holds_back_its_events() {
-    /// A table, its key, and an event for the row of an id.
+    /// A table, its key column, and an event for the row with a given id.
     type LockedRowCase = (&'static str, &'static str, fn(&str) -> TestEvent);
     let fixture = StoreFixture::postgres().await;
     let store = store_with_short_lock_timeout(&fixture).await;
@@ -104,15 +104,15 @@ async fn locked_row_of_each_table_holds_back_its_events() {
             )
         }),
     ];
-    for (table, key, said) in cases {
-        let mut first = said("held");
+    for (table, key, event_for) in cases {
+        let mut first = event_for("held");
         first.id.push_str("-first");
         apply(&store, &fixture, "studio", &[first]).await;
         let holder = hold(&fixture, &format!("SELECT 1 FROM {table} WHERE {key} = 'held'")).await;
-        let kept = apply(&store, &fixture, "studio", &[said("held"), said("free")]).await;
+        let kept = apply(&store, &fixture, "studio", &[event_for("held"), event_for("free")]).await;
         assert_eq!(kept, [true, false], "{table}");
         release(holder).await;
-        assert_eq!(apply(&store, &fixture, "studio", &[said("held")]).await, [false], "{table}");
+        assert_eq!(apply(&store, &fixture, "studio", &[event_for("held")]).await, [false], "{table}");
     }
 }
 
@@ -122,15 +122,15 @@ async fn released_row_is_usable_at_once() {
     fixture.announce("a", 0, json!({"room_id": "r"})).await;
     let store = store_with_short_lock_timeout(&fixture).await;
     for round in 1..4 {
-        let said = [mux(&format!("e{round}"), ACTIVE, round, Some("r"), "s")];
+        let events = [mux(&format!("e{round}"), ACTIVE, round, Some("r"), "s")];
         let holder = hold(&fixture, "SELECT 1 FROM sessions WHERE room_id = 'r'").await;
-        assert_eq!(apply(&store, &fixture, "mux", &said).await, [true]);
+        assert_eq!(apply(&store, &fixture, "mux", &events).await, [true]);
         release(holder).await;
-        assert_eq!(apply(&store, &fixture, "mux", &said).await, [false]);
+        assert_eq!(apply(&store, &fixture, "mux", &events).await, [false]);
     }
 }
 
-/// Parts of other platforms share the transaction with the held one.
+/// Parts of other platforms share the transaction with the part of the locked row.
 #[tokio::test]
 async fn locked_row_of_one_part_holds_back_no_other_part() {
     let fixture = StoreFixture::postgres().await;
@@ -160,7 +160,7 @@ async fn locked_row_of_one_part_holds_back_no_other_part() {
     assert!(matches!(again[1][1], Applied::AlreadyApplied { same_origin: true, .. }), "{again:?}");
 }
 
-/// No query finds a row that another transaction has inserted and not committed.
+/// A row inserted by an uncommitted transaction is invisible, so the store cannot detect its lock.
 #[tokio::test]
 async fn row_being_inserted_elsewhere_is_retried_alone() {
     let fixture = StoreFixture::postgres().await;
@@ -181,7 +181,7 @@ async fn row_being_inserted_elsewhere_is_retried_alone() {
     sqlx::raw_sql("COMMIT").execute(&mut holder).await.unwrap();
     poll::until("the event takes effect", Duration::from_secs(20), async || {
         match apply(&store, &fixture, "studio", &[live("a", "new")]).await[0] {
-            true => Err("still set apart"),
+            true => Err("still held back"),
             false => Ok(()),
         }
     })

@@ -1,7 +1,12 @@
-//! The session database, on SQLite and on a real PostgreSQL: one suite, both must pass it.
+//! Tests of the session database, on SQLite and on a real PostgreSQL.
 //!
-//! Proves: an event takes effect exactly once; old never beats new, in any order and any split into batches; what cannot
-//! be applied leaves nothing, in whichever company; an outage is told apart from a fault of the event.
+//! # Guarantees
+//!
+//! - An event takes effect exactly once (`second_delivery_is_known_and_changes_nothing`).
+//! - A newer value is never overwritten by an older one, in any order and any split into batches
+//!   (`events_in_any_order_end_in_the_same_rows_on_postgres`).
+//! - A rejected event leaves no row (`rejected_event_rolls_back_its_batch`).
+//! - An outage is not blamed on an event (`missing_table_is_an_outage`).
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 

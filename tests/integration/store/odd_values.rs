@@ -1,5 +1,5 @@
-//! Odd values in every column of every bundled effect: the event takes effect, or is refused for an
-//! essential value.
+//! Tests of odd values in every column of every bundled effect: the event takes effect, or is
+//! refused because of an essential value.
 
 use std::collections::HashSet;
 
@@ -15,7 +15,7 @@ on_both!(
     newest_event_decides_whether_a_number_is_known
 );
 
-/// Events of one transaction.
+/// Events per transaction.
 const BATCH: usize = 200;
 
 /// The values that these events may be refused for.
@@ -41,19 +41,19 @@ fn refused_for(invalid: &InvalidEventError) -> Option<RequiredValue> {
     }
 }
 
-/// The plans of all odd events of `platform` that are not refused.
+/// Returns the plans of all odd events of `platform` that are not refused.
 fn planned(fixture: &StoreFixture, platform: &str) -> Vec<PlannedEvent> {
     let mut plans = Vec::new();
     for (number, odd) in odd_values::events(fixture.platform(platform)).into_iter().enumerate() {
         let id = format!("{platform}-{number}");
         let kind: &'static str = odd.event_type.clone().leak();
-        let what = format!("{platform}, {}, {}: {}", odd.event_type, odd.place, odd.body);
+        let context = format!("{platform}, {}, {}: {}", odd.event_type, odd.place, odd.body);
         match fixture.try_plan(platform, &event(&id, kind, number as i64, odd.body)) {
             Ok(plan) => plans.push(plan),
             Err(invalid) => {
                 let for_essential =
                     refused_for(&invalid).is_some_and(|what| ESSENTIAL.contains(&what));
-                assert!(for_essential && odd.essential, "{what}: {invalid}");
+                assert!(for_essential && odd.essential, "{context}: {invalid}");
             }
         }
     }
@@ -89,7 +89,7 @@ async fn odd_value_of_a_column_never_refuses_the_event() {
 async fn odd_values_are_stored(fixture: StoreFixture) {
     let mut stored = 0;
     for platform in fixture.registry.iter().map(|platform| platform.name.as_str()) {
-        // The database refuses none of them. Two platforms may name one room, some sessions are absent.
+        // The database rejects none of them. Some sessions are missing or of another platform.
         for batch in planned(&fixture, platform).chunks(BATCH) {
             let applied = fixture.try_apply(platform, batch).await.unwrap();
             stored += applied.iter().filter(|applied| applied.took_effect()).count();
@@ -133,6 +133,6 @@ async fn newest_event_decides_whether_a_number_is_known(fixture: StoreFixture) {
         fixture.one("studio", other).await;
     }
     for row in fixture.database.rows("SELECT * FROM recordings", &[]).await {
-        assert_eq!(row["duration_seconds"], Value::Null, "whichever came first: {row}");
+        assert_eq!(row["duration_seconds"], Value::Null, "in either order of arrival: {row}");
     }
 }

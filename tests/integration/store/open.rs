@@ -1,4 +1,4 @@
-//! Opening: migrations under a lock of our own, by any number of workers at once.
+//! Tests of opening the database: migrations, identity and refused URLs.
 
 use secrecy::SecretString;
 use serde_json::json;
@@ -17,7 +17,7 @@ on_both!(
 );
 
 async fn workers_starting_at_once_all_open_the_database(fixture: StoreFixture) {
-    // A database that nobody has touched yet.
+    // A database without migrations.
     let fresh = match &fixture.database {
         tests::database::Database::Sqlite(path) => {
             tests::database::Database::Sqlite(path.with_file_name("fresh.db"))
@@ -52,7 +52,7 @@ async fn database_keeps_its_identity(fixture: StoreFixture) {
     assert_ne!(StoreFixture::sqlite().await.store.database_id(), fixture.store.database_id());
 }
 
-/// Restoring the backup of another system into the database does this.
+/// Restoring the backup of another system into the database changes its identity.
 async fn database_with_another_identity_is_an_outage(fixture: StoreFixture) {
     let own = fixture.store.database_id();
     let set =
@@ -60,8 +60,8 @@ async fn database_with_another_identity_is_an_outage(fixture: StoreFixture) {
     fixture.database.execute(&set("another")).await;
     let probed = fixture.store.probe().await;
     assert!(matches!(probed, Err(StoreError::Outage(_))), "{probed:?}");
-    let trouble = fixture.store.wrong_database().unwrap();
-    assert!(trouble.contains("another") && trouble.contains(own), "{trouble}");
+    let problem = fixture.store.wrong_database().unwrap();
+    assert!(problem.contains("another") && problem.contains(own), "{problem}");
     fixture.database.execute(&set(own)).await;
     fixture.store.probe().await.unwrap();
     assert_eq!(fixture.store.wrong_database(), None);

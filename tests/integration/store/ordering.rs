@@ -1,4 +1,4 @@
-//! Old never beats new.
+//! Tests of the order of events: a newer value is never overwritten by an older one.
 
 use serde_json::{Value, json};
 use worker::effects::EventAction;
@@ -86,7 +86,7 @@ async fn equal_times_are_decided_by_arrival(fixture: StoreFixture) {
     let second = fixture.plan("studio", &offline("e2", 1_000));
     fixture.try_apply("studio", std::slice::from_ref(&second)).await.unwrap();
     fixture.try_apply("studio", std::slice::from_ref(&first)).await.unwrap();
-    assert_eq!(fixture.session("r").await["status"], "ended", "the one that arrived last");
+    assert_eq!(fixture.session("r").await["status"], "ended", "the later arrival wins");
 }
 
 async fn results_name_the_action(fixture: StoreFixture) {

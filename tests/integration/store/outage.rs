@@ -1,4 +1,4 @@
-//! An outage is not a failure of the event.
+//! Tests of database outages, which are never blamed on an event.
 
 use std::time::{Duration, Instant};
 
@@ -39,7 +39,7 @@ async fn cancelled_apply_leaves_the_store_usable(fixture: StoreFixture) {
     assert_eq!(
         rows[0]["n"],
         fixture.database.count("sessions").await,
-        "never one without the other"
+        "every session has its ledger row"
     );
     assert_eq!(rows[0]["n"], fixture.database.count("webhook_events").await);
 }
@@ -60,7 +60,7 @@ async fn locked_sqlite_is_an_outage_until_the_lock_ends() {
     let lock = ExclusiveLock::take(&fixture.database).await;
     let began = Instant::now();
     is_outage(fixture.try_apply("mux", &planned).await);
-    assert!(began.elapsed() >= Duration::from_millis(200), "it waited for the lock first");
+    assert!(began.elapsed() >= Duration::from_millis(200), "the store waits for busy_timeout");
     is_outage(fixture.store.probe().await);
     assert!(fixture.store.session("r").await.unwrap().is_some(), "readers do not wait for writers");
     lock.release().await;
@@ -114,12 +114,12 @@ async fn postgres_restart_between_batches_fails_no_batch() {
     fixture.announce("a", 0, json!({"room_id": "r"})).await;
     server.stop().await;
     server.restart().await;
-    // Longer than a connection may rest unasked.
+    // Longer than an idle connection is used without a check.
     tokio::time::sleep(Duration::from_millis(1_100)).await;
     fixture.one("mux", mux("e", ACTIVE, 0, Some("r"), "s")).await;
 }
 
-/// Whatever the database's own defaults are: durable commits, and an end to every wait.
+/// The worker overrides defaults of the database: durable commits, and a bound for every wait.
 #[tokio::test]
 async fn postgres_session_has_the_required_settings() {
     let (_server, fixture) = own_server().await;
@@ -157,7 +157,7 @@ async fn frozen_postgres_is_an_outage_within_the_deadline() {
     let (server, fixture) = own_server().await;
     let options = StoreOptions { deadline: Duration::from_millis(500), ..options() };
     let store = Store::open(&SecretString::from(fixture.database.url()), &options).await.unwrap();
-    let backends = format!("pid from backends of {}", server.port());
+    let backends = format!("a pid of the server on port {}", server.port());
     let sql =
         "SELECT pid::text AS pid FROM pg_stat_activity WHERE application_name = 'tributary-worker'";
     let pids: Vec<String> = fixture
@@ -191,7 +191,7 @@ async fn session_row_locked_elsewhere_blames_no_event() {
     let holder = hold(&fixture).await;
     let planned = [fixture.plan("mux", &mux("e", ACTIVE, 0, Some("r"), "s"))];
     assert_eq!(store.apply(fixture.platform("mux"), &planned).await.unwrap(), [Applied::RowLocked]);
-    let_go(holder).await;
+    unlock(holder).await;
     store.apply(fixture.platform("mux"), &planned).await.unwrap();
 }
 
@@ -203,7 +203,7 @@ async fn frozen_transaction_ends_by_its_idle_timeout() {
     let frozen = Store::open(&SecretString::from(fixture.database.url()), &options).await.unwrap();
     let first = [fixture.plan("mux", &mux("e1", ACTIVE, 0, Some("r"), "s"))];
     let second = [fixture.plan("mux", &mux("e2", IDLE, 1, Some("r"), "s"))];
-    // It gets as far as waiting for the row; then nobody polls it, as if the process were stopped.
+    // The future waits for the row and is not polled any more, like in a stopped process.
     let holder = hold(&fixture).await;
     let mut stopped = Box::pin(frozen.apply(fixture.platform("mux"), &first));
     poll::until("the worker waits for the row", TEST_TIMEOUT, async || {
@@ -211,7 +211,7 @@ async fn frozen_transaction_ends_by_its_idle_timeout() {
         if waiting(&fixture).await { Ok(()) } else { Err("not yet") }
     })
     .await;
-    let_go(holder).await;
+    unlock(holder).await;
     poll::until("the worker has the row", TEST_TIMEOUT, async || {
         if waiting(&fixture).await { Err("still waiting") } else { Ok(()) }
     })
@@ -236,6 +236,6 @@ async fn hold(fixture: &StoreFixture) -> PgConnection {
     holder
 }
 
-async fn let_go(mut holder: PgConnection) {
+async fn unlock(mut holder: PgConnection) {
     sqlx::raw_sql("ROLLBACK").execute(&mut holder).await.unwrap();
 }

@@ -1,4 +1,5 @@
-//! What planning refuses, so that no database has to; and what a database refuses all the same.
+//! Tests of planning: values refused before they reach a database, and events that the database
+//! rejects.
 
 use serde_json::{Value, json};
 use worker::effects::{
@@ -233,7 +234,7 @@ async fn rejected_event_rolls_back_its_batch(fixture: StoreFixture) {
     assert_eq!(
         fixture.database.count("webhook_events").await,
         2,
-        "without it the same batch commits"
+        "the batch commits without the rejected event"
     );
 }
 

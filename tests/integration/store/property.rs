@@ -1,4 +1,5 @@
-//! Any permutation and any split into batches of a set of events ends in the same rows, whichever of them come again.
+//! Property test: events end in the same rows in any order, any split into batches and with any
+//! redeliveries.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -13,7 +14,7 @@ use crate::fixture::{ACTIVE, DISCONNECTED, TestEvent, StoreFixture, IDLE, event,
 
 const CASES: u32 = 32;
 
-/// One event of the set: what it is, which room, which optional values it has.
+/// Generated event: its kind, its room, and a bit for each optional value it has.
 #[derive(Clone, Debug)]
 struct EventSeed {
     kind: usize,
@@ -24,11 +25,11 @@ struct EventSeed {
 #[derive(Clone, Debug)]
 struct ReorderCase {
     seeds: Vec<EventSeed>,
-    /// Where each event goes.
+    /// Sort key of each event.
     order: Vec<u32>,
-    /// Sizes of the batches, again and again.
+    /// Batch sizes, repeated in a cycle.
     batches: Vec<usize>,
-    /// For each event, whether it comes again: before the event that is so many places after it.
+    /// Distance in events after which an event is redelivered, if it is.
     again: Vec<Option<usize>>,
 }
 
@@ -51,7 +52,7 @@ fn cases() -> impl Strategy<Value = ReorderCase> {
     })
 }
 
-/// The event and its platform. `run` is part of every key, so that two runs do not meet.
+/// Returns event `n` and its platform. `run` is part of every key, so that runs do not interfere.
 fn said(run: &str, n: usize, seed: &EventSeed) -> (&'static str, TestEvent) {
     let at = n as i64 * 1_000;
     let id = format!("{run}-{n}");
@@ -110,7 +111,7 @@ fn said(run: &str, n: usize, seed: &EventSeed) -> (&'static str, TestEvent) {
             json!({"message": thing, "room": own_room, "user": given(0, json!(id)), "name": given(1, json!(id)),
                    "text": given(2, json!(id)), "at": given(3, json!(time(at)))}),
         ),
-        // A null that is there empties, a missing one leaves alone.
+        // An explicit null clears a column, an absent value keeps it.
         14 => own(
             "worked",
             json!({"job": thing, "progress": given(0, json!(n)), "step": given(1, json!(id)), "n": n,
@@ -126,8 +127,9 @@ fn said(run: &str, n: usize, seed: &EventSeed) -> (&'static str, TestEvent) {
     }
 }
 
-/// Applies events in the order given, in batches; what misses its session comes again, as after a retry. Gives the ids of
-/// what took effect, and what was known then.
+/// Applies events in the given order and in batches. Events without a session are retried.
+///
+/// Returns the ids of events that took effect, and the ids that were recognized as redeliveries.
 async fn play(
     fixture: &StoreFixture,
     store: &Store,
@@ -143,7 +145,7 @@ async fn play(
         let mut rest = waiting.as_slice();
         while let Some((platform, _)) = rest.first() {
             let size = *sizes.next().unwrap();
-            // Copies in one batch are folded before they come here: the second one waits for the next batch.
+            // The worker folds duplicates within a batch, so the second one goes into the next batch.
             let mut ids = HashSet::new();
             let fits = |one: &&(&str, PlannedEvent)| {
                 one.0 == *platform && ids.insert(one.1.event_id.clone())
@@ -170,7 +172,7 @@ async fn play(
     }
 }
 
-/// All rows of a run, without what may differ.
+/// Returns all rows of a run without `updated_at`.
 async fn rows(fixture: &StoreFixture, run: &str) -> Vec<Value> {
     let mut all = Vec::new();
     let tables = [
@@ -199,13 +201,13 @@ async fn check(fixture: &StoreFixture, case: &ReorderCase, run: u32) -> Result<(
         let said = case.seeds.iter().enumerate().map(|(n, seed)| said(run, n, seed));
         let mut planned: Vec<_> =
             said.map(|(platform, event)| (platform, fixture.plan(platform, &event))).collect();
-        // Distinct times decide; arrival must not have to, and both runs have the same keys.
+        // Event times are distinct. Equal origins give both runs the same order keys.
         for (n, (_, planned)) in planned.iter_mut().enumerate() {
             planned.order.origin.seq = n as u64;
         }
         planned
     };
-    // Of its own, so that no other case has given it reasons to ask the ledger first.
+    // A store of its own has no hint from other cases to look up the ledger first.
     let store = open(&fixture.database).await;
     let (once, none) = play(fixture, &store, plan(&first), &[100]).await;
     prop_assert_eq!(none.len(), 0);
@@ -213,7 +215,7 @@ async fn check(fixture: &StoreFixture, case: &ReorderCase, run: u32) -> Result<(
     order.sort_by_key(|(_, place)| **place);
     let mut mixed: Vec<(usize, (&'static str, PlannedEvent))> = Vec::new();
     for (at, ((one, _), again)) in order.into_iter().zip(&case.again).enumerate() {
-        // Even places for the events, odd ones for what comes again.
+        // Events take even places, redeliveries odd ones.
         mixed.extend(again.map(|after| (2 * (at + after) - 1, one.clone())));
         mixed.push((2 * at, one));
     }
@@ -233,7 +235,7 @@ async fn check(fixture: &StoreFixture, case: &ReorderCase, run: u32) -> Result<(
     Ok(())
 }
 
-fn on(fixture: impl Future<Output = StoreFixture>) {
+fn check_cases(fixture: impl Future<Output = StoreFixture>) {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let fixture = runtime.block_on(fixture);
@@ -249,10 +251,10 @@ fn on(fixture: impl Future<Output = StoreFixture>) {
 
 #[test]
 fn events_in_any_order_end_in_the_same_rows_on_sqlite() {
-    on(StoreFixture::sqlite());
+    check_cases(StoreFixture::sqlite());
 }
 
 #[test]
 fn events_in_any_order_end_in_the_same_rows_on_postgres() {
-    on(StoreFixture::postgres());
+    check_cases(StoreFixture::postgres());
 }

@@ -1,4 +1,4 @@
-//! Whose room: a registered third party must not be able to end somebody else's stream.
+//! Tests of the session scope: a registered platform cannot change another platform's session.
 
 use serde_json::json;
 use worker::effects::{Applied, EventAction};
@@ -31,7 +31,7 @@ async fn own_scope_touches_only_its_own_sessions(fixture: StoreFixture) {
     assert_eq!(
         done(outcomes[1].clone()).action,
         EventAction::StatusUpdated,
-        "a neighbour is not harmed"
+        "other events of the batch take effect"
     );
     assert_eq!(fixture.session("r").await, before);
     assert_eq!(fixture.database.event("rival", "x1").await, None);
@@ -66,7 +66,7 @@ async fn live_stream_id_does_not_bypass_the_scope(fixture: StoreFixture) {
     fixture.one("rival", event("x2", "live", 3_000, json!({"room": "own", "stream": "s"}))).await;
     let own =
         done(fixture.one("rival", event("x3", "offline", 4_000, json!({"stream": "s"}))).await);
-    assert_eq!(own.room_id.as_deref(), Some("own"), "an id may be in use on both sides");
+    assert_eq!(own.room_id.as_deref(), Some("own"), "both scopes may use one live stream id");
     let theirs = done(fixture.one("mux", mux("e1", ACTIVE, 4_000, None, "s")).await);
     assert_eq!(theirs.room_id.as_deref(), Some("r"));
 }
@@ -79,7 +79,7 @@ async fn recording_does_not_bypass_the_scope(fixture: StoreFixture) {
     assert_eq!(fixture.database.count("recordings").await, 0);
 }
 
-/// Sessions `own` (of `rival`, with stream `s`) and `theirs` (of `studio`, with stream `t`).
+/// Creates session `own` (platform `rival`, stream `s`) and `theirs` (`studio`, stream `t`).
 async fn two_owners(fixture: &StoreFixture) {
     fixture.one("studio", event("e1", "live", 0, json!({"room": "theirs", "stream": "t"}))).await;
     fixture.one("rival", event("x1", "live", 0, json!({"room": "own", "stream": "s"}))).await;

@@ -1,4 +1,5 @@
-//! Parts of several platforms in one transaction: all of it or nothing, and each as if it were alone.
+//! Tests of transactions with parts of several platforms: they commit together, and each part has
+//! the result that it would have alone.
 
 use serde_json::json;
 use shared::platform::Platform;
@@ -16,7 +17,7 @@ on_both!(
     parts_applied_by_two_workers_take_effect_once,
 );
 
-/// Parts as a test says them.
+/// Platform and events of each part.
 type PartInputs = Vec<(&'static str, Vec<TestEvent>)>;
 
 fn planned(fixture: &StoreFixture, said: &PartInputs) -> Vec<(&'static str, Vec<PlannedEvent>)> {
@@ -75,7 +76,7 @@ async fn parts_of_two_platforms_share_a_transaction(fixture: StoreFixture) {
     assert_eq!(
         actions,
         [[changed, EventAction::StatusUnchanged], [changed, EventAction::Recorded]],
-        "ids are a platform's own"
+        "event ids are scoped to their platform"
     );
     for (room, platform) in [("rivals", "rival"), ("studios", "studio")] {
         let row = fixture.session(room).await;
@@ -88,7 +89,7 @@ async fn parts_of_two_platforms_share_a_transaction(fixture: StoreFixture) {
     assert_eq!((fixture.database.count("webhook_events").await, &times[0]["n"]), (4, &json!(1)));
 }
 
-/// Both may touch the room: the second one must not overwrite what the first one wrote.
+/// Both parts touch the room. The second must not overwrite the newer values of the first.
 async fn part_sees_rows_written_by_an_earlier_part(fixture: StoreFixture) {
     fixture.announce("a", 0, json!({"room_id": "r", "live_stream_id": "s"})).await;
     let parts = vec![
@@ -116,8 +117,8 @@ async fn part_sees_rows_written_by_an_earlier_part(fixture: StoreFixture) {
     assert_eq!(fixture.session("r").await["status"], "ended");
 }
 
-/// Two definitions of one platform, one after the other: rows that the first one inserts, by room and by live stream, and its
-/// ledger rows.
+/// A changed definition gives a platform two parts. The later one finds rows of the earlier one by
+/// room, by live stream and in the ledger.
 async fn part_sees_rows_created_by_an_earlier_part(fixture: StoreFixture) {
     let first = event("e1", "live", 1_000, json!({"room": "r", "stream": "s"}));
     let twice = fixture.plan("studio", &first);
@@ -175,7 +176,7 @@ async fn parts_without_events_have_no_outcome(fixture: StoreFixture) {
     assert_eq!(fixture.session("r").await["status"], "live");
 }
 
-/// In order of name, as workers do it, with the rows of each part in another order for every worker.
+/// Parts are ordered by platform name, as in workers. Rows have another order in every worker.
 async fn parts_applied_by_two_workers_take_effect_once(fixture: StoreFixture) {
     const ROUNDS: i64 = 10;
     let (one, two) = (open(&fixture.database).await, open(&fixture.database).await);
@@ -211,7 +212,7 @@ async fn parts_applied_by_two_workers_take_effect_once(fixture: StoreFixture) {
     assert_eq!(fixture.database.count("sessions").await, 2 * (3 + ROUNDS));
 }
 
-/// Not in order of name: each worker gets what the other one needs next. The database ends one of them, which runs again.
+/// Parts in opposite order make two workers deadlock. The database aborts one, which runs again.
 #[tokio::test]
 async fn deadlock_is_retried_as_a_lost_race() {
     let fixture = StoreFixture::postgres().await;

@@ -1,5 +1,5 @@
-//! A write that an application's trigger or rule swallows is a refusal of that event, never an
-//! event that is done.
+//! Tests of writes that a trigger or rule of the application suppresses: the event is rejected,
+//! never acknowledged.
 
 use secrecy::SecretString;
 use serde_json::json;
@@ -15,7 +15,7 @@ on_both!(
     suppressed_row_of_a_redelivery_is_still_known,
 );
 
-/// Makes the database swallow every `verb` on `table`, without an error.
+/// Makes the database skip every `verb` on `table` without an error.
 async fn suppress_writes(fixture: &StoreFixture, verb: &str, table: &str) {
     let sql = match &fixture.database {
         Database::Sqlite(_) => {
@@ -38,7 +38,7 @@ async fn restore_writes(fixture: &StoreFixture, table: &str) {
     fixture.database.execute(&format!("DROP TRIGGER swallow_{table}{of}")).await;
 }
 
-/// The text of the refusal.
+/// Returns the error text of a rejected event.
 async fn refusal(fixture: &StoreFixture, said: &TestEvent) -> String {
     let planned = [fixture.plan("studio", said)];
     match fixture.try_apply("studio", &planned).await {
@@ -114,7 +114,7 @@ async fn suppressed_row_of_a_redelivery_is_still_known(fixture: StoreFixture) {
     );
 }
 
-/// A missing privilege has the same SQLSTATE, and is an outage.
+/// A missing privilege has the same SQLSTATE but is an outage.
 #[tokio::test]
 async fn trigger_with_a_sqlstate_of_its_own_is_a_rejection() {
     let fixture = StoreFixture::postgres().await;
@@ -158,7 +158,7 @@ async fn row_level_security_refuses_the_event_not_the_worker() {
     store.apply(fixture.platform("studio"), &planned).await.unwrap();
 }
 
-/// A plan made while the rule was there has nothing left that its end could invalidate.
+/// A statement prepared while the rule existed is not invalidated when the rule is dropped.
 #[tokio::test]
 async fn dropped_rule_suppresses_no_more() {
     let fixture = StoreFixture::postgres().await;
@@ -205,7 +205,7 @@ async fn changed_column_type_costs_no_event() {
     }
 }
 
-/// Its own statements, not those of the worker, cannot run.
+/// The statements of the trigger fail, not those of the worker.
 #[tokio::test]
 async fn trigger_that_cannot_run_is_a_rejection_that_names_it() {
     let fixture = StoreFixture::postgres().await;
@@ -233,7 +233,7 @@ async fn trigger_that_cannot_run_is_a_rejection_that_names_it() {
     }
 }
 
-/// As if another worker were always faster.
+/// The trigger fails like a transaction that always loses a race.
 #[tokio::test]
 async fn trigger_that_always_asks_for_a_retry_is_a_rejection() {
     let fixture = StoreFixture::postgres().await;
@@ -292,7 +292,7 @@ async fn rows_hidden_from_updates_alone_are_rejections() {
     }
 }
 
-/// URL and name of a role that row-level security applies to.
+/// Creates a role that row-level security applies to. Returns its URL and name.
 async fn role_under_row_security(fixture: &StoreFixture) -> (String, String) {
     let Database::Postgres(url) = &fixture.database else { panic!() };
     let name = url.rsplit('/').next().unwrap().replace(|c: char| !c.is_alphanumeric(), "_");

@@ -1,4 +1,4 @@
-//! How many watch: a register of its own, and what an event tells beside it.
+//! Tests of the viewer count, which has a version guard of its own, and of its extra data.
 
 use serde_json::{Value, json};
 use worker::effects::{Applied, EventAction};
@@ -28,7 +28,7 @@ async fn viewer_count_creates_a_session_and_keeps_its_status(fixture: StoreFixtu
         (&json!(7), &json!("ready"), &json!("studio"))
     );
     assert_eq!((&row["last_event_id"], &row["data"]), (&json!("e1"), &Value::Null));
-    // In one batch with what follows.
+    // One batch with the next events.
     fixture
         .apply(
             "studio",
@@ -50,7 +50,7 @@ async fn viewer_count_keeps_the_newer_number(fixture: StoreFixture) {
     );
     assert_eq!(action(fixture.one("studio", watched("e3", 3_000, 0)).await), EventAction::Recorded);
     assert_eq!(fixture.session("r").await["viewer_count"], 0);
-    // A status is another register: the older one comes through.
+    // The status has its own version guard, so an older status is applied.
     fixture.one("studio", event("e0", "live", 500, json!({"room": "r", "title": "Show"}))).await;
     let row = fixture.session("r").await;
     assert_eq!(
@@ -88,7 +88,7 @@ async fn viewer_data_is_merged_into_the_data_column(fixture: StoreFixture) {
     );
     let expected = json!({"mine": {"a": [1]}, "viewer": "ann \"q\"", "change": -2});
     assert_eq!(fixture.session("r").await["data"], expected);
-    // What an application wrote in another form gives way.
+    // A value of another type that an application wrote is replaced.
     fixture.database.execute("UPDATE sessions SET data = '[1]'").await;
     fixture.one("studio", more("e4", 4_000, json!({"change": true}))).await;
     assert_eq!(fixture.session("r").await["data"], json!({"change": true}));
