@@ -12,8 +12,8 @@
 //!
 //! # Design
 //!
-//! An event costs no extra command. Memory is sampled once a second, and stream sizes only above 80
-//! %.
+//! An event costs no extra command. Memory is sampled once a second, and stream sizes only above
+//! 80 %.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -2,8 +2,8 @@
 //!
 //! # Guarantees
 //!
-//! - A request with an offer is answered in HTTP/1.1 with `Connection: close`. Offers are `Upgrade:
-//!   h2c` of Java's client, `Connection: upgrade` of a proxy, and `Upgrade: websocket`.
+//! - A request with an offer is answered in HTTP/1.1 with `Connection: close`. Offers are
+//!   `Upgrade: h2c` of Java's client, `Connection: upgrade` of a proxy, and `Upgrade: websocket`.
 //!   (`upgrade_is_declined_and_the_close_is_announced`)
 //! - For every offer, `Content-Length` or chunks delimit the body.
 //!   (`websocket_offer_keeps_its_body`)

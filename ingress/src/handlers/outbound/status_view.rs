@@ -102,7 +102,7 @@ pub(super) async fn destination_status(
     let home = bindings.homes.get(position).unwrap_or(&destination.name);
     let receiver = bindings.states.get(position).unwrap_or(home);
     let others = bindings.others.iter().filter(|(at, _)| *at == position).map(|(_, name)| name);
-    let all = async {
+    let loaded = async {
         let mut state = queue.destination_state(&queue.layout().destination(receiver)).await?;
         if receiver != home {
             let own = queue.destination_state(&queue.layout().destination(home)).await?;
@@ -115,7 +115,7 @@ pub(super) async fn destination_status(
         }
         Ok::<_, CallError>((state, sums))
     };
-    let (state, sums) = all.await.map_err(|fault| Error::from(EnqueueError::NotRun(fault)))?;
+    let (state, sums) = loaded.await.map_err(|fault| Error::from(EnqueueError::NotRun(fault)))?;
     let DestinationState { overflow, overflow_first, overflow_last, .. } = &state;
     Ok(DestinationStatus {
         name: destination.name.clone(),
@@ -171,7 +171,7 @@ pub(super) async fn parked(
     queue: &Queue,
     bindings: &QueueBindings,
 ) -> Result<Vec<ParkedQueue>, Error> {
-    let all = async {
+    let loaded = async {
         let mut parked = Vec::new();
         for name in queue.destination_queues().await? {
             if bindings.serves(&name) {
@@ -193,5 +193,5 @@ pub(super) async fn parked(
         }
         Ok::<_, CallError>(parked)
     };
-    all.await.map_err(|fault| Error::from(EnqueueError::NotRun(fault)))
+    loaded.await.map_err(|fault| Error::from(EnqueueError::NotRun(fault)))
 }

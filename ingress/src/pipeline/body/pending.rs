@@ -54,8 +54,8 @@ impl PendingBodies {
         PendingBody { id, eviction, pending: self.clone() }
     }
 
-    /// Evicts the oldest bodies until `bytes` are free, but none younger than `body`. If that cannot
-    /// succeed, evicts nothing, and returns true only if space is about to be released.
+    /// Evicts the oldest bodies until `bytes` are free, but none younger than `body`. If that
+    /// cannot succeed, evicts nothing, and returns true only if space is about to be released.
     pub(super) fn evict_for(&self, body: Option<&PendingBody>, bytes: usize) -> bool {
         let mut pending = self.lock();
         let before = body.map_or(u64::MAX, |body| body.id);

@@ -194,7 +194,10 @@ async fn wait_timeout_is_answered_as_queued() {
     );
     let waited = begun.elapsed();
     assert!((Duration::from_secs(1)..Duration::from_secs(3)).contains(&waited), "{waited:?}");
-    assert_eq!(fixture.memory.events()[0].reply_to, Some(fixture.waiters().room.channel.clone()));
+    assert_eq!(
+        fixture.memory.events()[0].reply_to,
+        Some(fixture.waiters().registry.channel.clone())
+    );
     assert_eq!(fixture.waiters().count(), 0);
 }
 
