@@ -24,7 +24,7 @@ use shared::ops::{self, ReadinessCheck};
 use shared::outbound::client::ClientSetupError;
 use shared::platform::PlatformName;
 use shared::queue::{self, HealthMonitor, KeyLayout, Queue, RedisUrlError};
-use shared::registration::Live;
+use shared::registration::RegistrationStore;
 use shared::trace;
 use tokio::task::{JoinError, JoinHandle};
 use tokio::time::timeout;
@@ -126,8 +126,12 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError
     let mut watching =
         tokio::spawn(redis_gate::watch(gate.clone(), queue.clone(), DependencyMetrics::new()));
     let sealer = config.common.sealer.clone();
-    let live =
-        Live::start(queue.clone(), config.registry.clone(), Some(sealer), background.clone());
+    let live = RegistrationStore::start(
+        queue.clone(),
+        config.registry.clone(),
+        Some(sealer),
+        background.clone(),
+    );
     let flush = CancellationToken::new();
     let backpressure_queue = BackpressureQueue { queue: queue.clone(), pressure: pressure.clone() };
     let (batcher, batching) = Batcher::start(backpressure_queue, flush.clone());
@@ -174,7 +178,7 @@ fn serve(
     gate: RedisGate,
     batcher: Batcher,
     waiters: WaiterRegistry,
-    live: Live,
+    live: RegistrationStore,
     stop: CancellationToken,
 ) -> Result<(ServerHandle, ServerTask, JoinHandle<()>, Data<AppState>), RunError> {
     let defaults = TargetDefaults {
@@ -200,7 +204,7 @@ fn serve(
         outbound: OutboundState::new(queue.clone(), config.outbound, config.common.sealer.clone())?,
         statistics: StatisticsSource { queue, public: config.stats_public },
     });
-    if let Some(known) = ingress.targets.live().and_then(Live::current) {
+    if let Some(known) = ingress.targets.live().and_then(RegistrationStore::current) {
         ingress.targets.apply(&known);
     }
     log_platforms(&ingress.targets);
@@ -234,7 +238,7 @@ fn log_platforms(targets: &LiveTargets) {
 
 fn readiness(
     gate: RedisGate,
-    live: Live,
+    live: RegistrationStore,
     stop: CancellationToken,
     listening: Arc<AtomicBool>,
 ) -> ReadinessCheck {

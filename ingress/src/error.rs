@@ -81,7 +81,7 @@ pub(crate) enum Error {
     Busy,
     /// The signature does not verify.
     #[error("{}", .0.message())]
-    Signature(signature::Refusal),
+    Signature(signature::VerifyError),
     /// The signature verifies except for its time, and this host's clock may be wrong.
     #[error("Webhook temporarily not accepted")]
     ClockInDoubt(ClockDoubt),

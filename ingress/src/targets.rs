@@ -67,7 +67,7 @@ pub(crate) struct TargetDefaults {
 pub(crate) struct TargetTable {
     by_name: HashMap<String, Arc<IngestTarget>>,
     /// Names of defined platforms that this process cannot serve.
-    set_aside: BTreeMap<String, PlatformName>,
+    unusable: BTreeMap<String, PlatformName>,
 }
 
 impl IngestTarget {
@@ -155,7 +155,7 @@ impl TargetTable {
                 by_name.insert(name.as_str().to_owned(), Arc::clone(&target));
             }
         }
-        Self { by_name, set_aside: BTreeMap::new() }
+        Self { by_name, unusable: BTreeMap::new() }
     }
 
     /// Returns the platform with this name or alias.

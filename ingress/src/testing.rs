@@ -15,7 +15,7 @@ use shared::config::{AdminToken, Env};
 use shared::event::NewEvent;
 use shared::platform::registry::Registry;
 use shared::queue::{CallError, Enqueued, KeyLayout, Queue, RedisHealth, connect};
-use shared::registration::{Live, Sealer};
+use shared::registration::{RegistrationStore, Sealer};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -79,7 +79,9 @@ pub(crate) fn targets() -> LiveTargets {
     targets_with(|_| None)
 }
 
-pub(crate) fn targets_with(live: impl FnOnce(&Registry) -> Option<Live>) -> LiveTargets {
+pub(crate) fn targets_with(
+    live: impl FnOnce(&Registry) -> Option<RegistrationStore>,
+) -> LiveTargets {
     let env = Env::from_pairs([
         ("ACME", SECRET),
         ("OTHER", "another-secret"),
@@ -216,7 +218,12 @@ impl TestIngress {
     /// Ingress that registers platforms, with an unreachable Redis.
     pub(crate) fn registering(sealer: Sealer) -> Self {
         let live = |base: &Registry| {
-            Live::start(unreachable_queue(), base.clone(), Some(sealer), CancellationToken::new())
+            RegistrationStore::start(
+                unreachable_queue(),
+                base.clone(),
+                Some(sealer),
+                CancellationToken::new(),
+            )
         };
         Self::with(MemoryQueue::default(), targets_with(|base| Some(live(base))))
     }

@@ -16,8 +16,8 @@ use hdrhistogram::Histogram;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
-use crate::response::{self, MAX_RESPONSE_BYTES};
 use crate::requests::SignedRequests;
+use crate::response::{self, MAX_RESPONSE_BYTES};
 
 /// An answer that takes longer than this is an error.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(15);
@@ -90,7 +90,8 @@ pub(crate) async fn run(
     let begin = start + plan.warm_up;
     let latency = Histogram::new_with_bounds(1, 60_000_000, 3)?;
     let lateness = latency.clone();
-    let tally = Mutex::new(ResponseTally { latency, lateness, statuses: BTreeMap::new(), exhausted: None });
+    let tally =
+        Mutex::new(ResponseTally { latency, lateness, statuses: BTreeMap::new(), exhausted: None });
     let end = begin + plan.measured;
     let (expected, open) = (plan.expected, plan.rate.is_some());
     let shared = Arc::new(GeneratorState { requests, begin, end, expected, open, tally });
@@ -243,7 +244,9 @@ mod tests {
             expected: 202,
         };
         let outcome =
-            run(&plan, SignedRequests::signed("h", 100, &RequestKind::plain()).endless(), || {}).await.unwrap();
+            run(&plan, SignedRequests::signed("h", 100, &RequestKind::plain()).endless(), || {})
+                .await
+                .unwrap();
         // About twenty requests were due while the server slept; they waited for 100 ms on average.
         let slow = outcome.latency.len() - outcome.latency.count_between(0, 20_000);
         assert!(slow >= 15, "{slow} of {}", outcome.latency.len());

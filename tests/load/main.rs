@@ -16,15 +16,15 @@
 // A command-line tool: its report goes to standard output, its progress to standard error.
 #![allow(clippy::print_stderr)]
 
-mod response;
+mod baselines;
 mod cpu;
 mod figures;
-mod baselines;
 mod generator;
 mod micro;
 mod options;
 mod report;
 mod requests;
+mod response;
 mod run;
 mod scenarios;
 mod targets;
@@ -36,7 +36,7 @@ use std::time::Duration;
 
 use clap::Parser;
 
-use options::{LoadCli, LoadCommand, MicroOptions, LoadOptions};
+use options::{LoadCli, LoadCommand, LoadOptions, MicroOptions};
 
 /// A run that takes longer than this hangs.
 const RUN_TIMEOUT: Duration = Duration::from_secs(150 * 60);
@@ -71,8 +71,8 @@ fn main() -> ExitCode {
 fn load(options: &LoadOptions) -> Result<bool, LoadError> {
     tests::binaries::build("load")?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let figures =
-        runtime.block_on(async { tokio::time::timeout(RUN_TIMEOUT, run::all(options)).await })??;
+    let figures = runtime
+        .block_on(async { tokio::time::timeout(RUN_TIMEOUT, run::all(options)).await })??;
     let report = report::LoadReport::new(options, figures);
     print(&if options.json { serde_json::to_string(&report)? + "\n" } else { report.table() })?;
     Ok(report.is_good(options.strict))

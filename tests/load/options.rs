@@ -173,7 +173,10 @@ mod tests {
     fn sections_default_to_speed_and_worker() {
         assert_eq!(sections(&[]), DEFAULT_SECTIONS);
         assert_eq!(sections(&["--quick"]), DEFAULT_SECTIONS);
-        assert_eq!(sections(&["--sections", "start,idle"]), [LoadSection::Idle, LoadSection::Start]);
+        assert_eq!(
+            sections(&["--sections", "start,idle"]),
+            [LoadSection::Idle, LoadSection::Start]
+        );
         assert_eq!(sections(&["--all"]).len(), LoadSection::value_variants().len());
         assert!(LoadCli::try_parse_from(["load", "--all", "--sections", "idle"]).is_err());
     }

@@ -32,8 +32,9 @@ const COLUMN: usize = 18;
 
 impl LoadReport {
     pub(crate) fn new(options: &LoadOptions, figures: Figures) -> Self {
-        let name =
-            |section: LoadSection| section.to_possible_value().map(|value| value.get_name().to_owned());
+        let name = |section: LoadSection| {
+            section.to_possible_value().map(|value| value.get_name().to_owned())
+        };
         let targets = targets::judge(&figures);
         let Figures { faults, notes, .. } = &figures;
         Self {

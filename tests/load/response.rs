@@ -9,7 +9,10 @@ use tokio::net::TcpStream;
 pub(crate) const MAX_RESPONSE_BYTES: usize = 4096;
 
 /// Reads one answer to its end; gives its status.
-pub(crate) async fn read(stream: &mut TcpStream, buffer: &mut [u8; MAX_RESPONSE_BYTES]) -> io::Result<u16> {
+pub(crate) async fn read(
+    stream: &mut TcpStream,
+    buffer: &mut [u8; MAX_RESPONSE_BYTES],
+) -> io::Result<u16> {
     let mut filled = 0;
     loop {
         let read = stream.read(&mut buffer[filled..]).await?;

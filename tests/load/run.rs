@@ -1,8 +1,8 @@
 //! The whole run: rounds of speed and worker in turn, so that a noisy minute hits all of them, then the other sections.
 
 use crate::LoadError;
-use crate::figures::Figures;
 use crate::baselines::fastify::Fastify;
+use crate::figures::Figures;
 use crate::options::{LoadOptions, LoadSection};
 use crate::scenarios::preloaded::{self, Preload};
 use crate::scenarios::{idle, speed, start, worker};
@@ -11,7 +11,8 @@ use crate::scenarios::{idle, speed, start, worker};
 pub(crate) async fn all(options: &LoadOptions) -> Result<Figures, LoadError> {
     let mut figures = Figures::default();
     let sections = options.sections();
-    let (speed, worker) = (sections.contains(&LoadSection::Speed), sections.contains(&LoadSection::Worker));
+    let (speed, worker) =
+        (sections.contains(&LoadSection::Speed), sections.contains(&LoadSection::Worker));
     let node = if speed { node(options, &mut figures).await } else { None };
     if speed || worker {
         for round in 1..=options.rounds() {

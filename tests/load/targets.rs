@@ -74,11 +74,21 @@ pub(crate) struct JudgedTarget {
     pub(crate) verdict: TargetVerdict,
 }
 
-const fn at_least(goal: Goal, bound: f64, unit: &'static str, name: &'static str) -> PerformanceTarget {
+const fn at_least(
+    goal: Goal,
+    bound: f64,
+    unit: &'static str,
+    name: &'static str,
+) -> PerformanceTarget {
     PerformanceTarget { goal, name, direction: Direction::AtLeast, bound, unit }
 }
 
-const fn at_most(goal: Goal, bound: f64, unit: &'static str, name: &'static str) -> PerformanceTarget {
+const fn at_most(
+    goal: Goal,
+    bound: f64,
+    unit: &'static str,
+    name: &'static str,
+) -> PerformanceTarget {
     PerformanceTarget { goal, name, direction: Direction::AtMost, bound, unit }
 }
 

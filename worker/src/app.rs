@@ -20,7 +20,7 @@ use shared::queue::keys::DESTINATION_URLS;
 use shared::queue::{
     HealthMonitor, KeyLayout, Queue, RedisConnection, StreamReader, blocking_connection, connect,
 };
-use shared::registration::Live;
+use shared::registration::RegistrationStore;
 use shared::trace;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
@@ -96,7 +96,8 @@ pub async fn run(
         Some((worker, redis, lease)) => {
             let _ = started.set(Arc::clone(&worker));
             // Workers verify no requests, so they decrypt no secrets.
-            let live = Live::start(worker.queue.clone(), platforms, None, stop.clone());
+            let live =
+                RegistrationStore::start(worker.queue.clone(), platforms, None, stop.clone());
             let target = forward::RedisTarget {
                 url: config.common.redis_url.clone(),
                 cluster: config.common.redis_cluster,
@@ -299,7 +300,7 @@ async fn run_loops(
     worker: Arc<WorkerContext>,
     redis: StreamReader,
     lease: NameLease,
-    live: Live,
+    live: RegistrationStore,
     target: forward::RedisTarget,
     grace: Duration,
 ) -> Result<(), WorkerError> {

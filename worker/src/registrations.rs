@@ -24,7 +24,7 @@ use shared::platform::PlatformName;
 use shared::platform::registry::Registry;
 use shared::queue::CallError;
 use shared::queue::keys::DESTINATION_URLS;
-use shared::registration::{Live, Record, Snapshot};
+use shared::registration::{RegistrationRecord, RegistrationStore, Snapshot};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use crate::consumer::{error_chain, reader};
@@ -44,7 +44,7 @@ const MIN_DRAIN_MS: Millis = 10_000;
 const MAX_DELIVERY_WAIT_MS: Millis = 24 * 3_600_000;
 
 /// Serves registrations until the worker is stopped.
-pub async fn follow(worker: Arc<WorkerContext>, live: Live) {
+pub async fn follow(worker: Arc<WorkerContext>, live: RegistrationStore) {
     let mut snapshots = live.subscribe();
     loop {
         let snapshot = snapshots.borrow_and_update().clone();
@@ -120,7 +120,7 @@ pub async fn wait_for_registrations(worker: &WorkerContext) {
 }
 
 /// Removes the records of drained platforms until the worker is stopped.
-pub async fn remove_drained_platforms(worker: Arc<WorkerContext>, live: Live) {
+pub async fn remove_drained_platforms(worker: Arc<WorkerContext>, live: RegistrationStore) {
     let mut ticks = interval(DRAIN_CHECK_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while worker.stop.run_until_cancelled(ticks.tick()).await.is_some() {
@@ -137,9 +137,9 @@ pub async fn remove_drained_platforms(worker: Arc<WorkerContext>, live: Live) {
 
 async fn remove_if_drained(
     worker: &WorkerContext,
-    live: &Live,
+    live: &RegistrationStore,
     name: &PlatformName,
-    record: &Record,
+    record: &RegistrationRecord,
     since: Millis,
 ) {
     let delivering = match remaining_work(worker, name, record).await {
@@ -184,7 +184,7 @@ struct RemainingWork {
 async fn remaining_work(
     worker: &WorkerContext,
     name: &PlatformName,
-    record: &Record,
+    record: &RegistrationRecord,
 ) -> Result<RemainingWork, CallError> {
     let queue = &worker.queue;
     let events = queue.depth(&queue.keys(name)).await?;
@@ -195,7 +195,7 @@ async fn remaining_work(
     };
     let mut deliveries = 0;
     if let Some(destination) =
-        DestinationName::for_registered_platform(name).ok().filter(|_| record.delivers())
+        DestinationName::for_registered_platform(name).ok().filter(|_| record.has_destination())
     {
         for destination_queue in
             worker.forwarding.all().iter().filter(|one| one.destination.name == destination)

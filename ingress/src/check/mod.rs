@@ -17,7 +17,7 @@ use serde::Serialize;
 use shared::clock;
 use shared::config::{Env, Problem};
 use shared::event::{Millis, NewEvent};
-use shared::platform::{InvalidRequests, Platform};
+use shared::platform::{InvalidRequestPolicy, Platform};
 use shared::signature::Verified;
 
 use crate::pipeline::handshake;
@@ -264,7 +264,7 @@ fn describe_verified(
         }
         // Made by what refuses or keeps such a request, which is not asked here.
         Ok(Identified::Unusable(_)) => EventVerdict::default(),
-        Err(invalid) if platform.invalid == InvalidRequests::Keep => refused(format!(
+        Err(invalid) if platform.invalid == InvalidRequestPolicy::Keep => refused(format!(
             "it is no usable event of this platform (kept as a dead letter): {invalid}"
         )),
         Err(invalid) => refused(format!("it is no event of this platform (400): {invalid}")),

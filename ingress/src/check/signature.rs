@@ -7,10 +7,10 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 use shared::event::Millis;
 use shared::json::{self, Document};
-use shared::platform::InvalidRequests;
+use shared::platform::InvalidRequestPolicy;
 use shared::signature::{
-    Encoding, Found, Hash, Headers, Keys, Refusal, Scheme, SecretEncoding, Template, Verified,
-    verify,
+    Encoding, Hash, HeaderLookup, Headers, Keys, Scheme, SecretEncoding, Template, Verified,
+    VerifyError, verify,
 };
 
 use super::capture::{Capture, without_mark};
@@ -71,7 +71,7 @@ pub(super) struct SignatureCheck<'a> {
     pub(super) at: Millis,
     pub(super) max_body: usize,
     /// Treatment of verified requests that are no usable events.
-    pub(super) invalid: InvalidRequests,
+    pub(super) invalid: InvalidRequestPolicy,
 }
 
 /// Captured body after decoding. `Ok(None)`: it is not encoded.
@@ -157,7 +157,7 @@ impl<'a> SignatureCheck<'a> {
             }
             (Err(refusal), None) => refusal,
         };
-        if let Refusal::OutsideTolerance { received, diff, .. } = refusal {
+        if let VerifyError::OutsideTolerance { received, diff, .. } = refusal {
             (report.received, report.diff_s) = (Some(received), Some(diff));
         }
         notes.extend(self.hints(refusal));
@@ -167,17 +167,17 @@ impl<'a> SignatureCheck<'a> {
     /// Returns the reason for a body that cannot be decoded. `verifies`: the bytes as sent verify.
     fn undecodable(self, verifies: bool, wrong: &str, status: u16) -> String {
         match (verifies, self.invalid) {
-            (true, InvalidRequests::Keep) => {
+            (true, InvalidRequestPolicy::Keep) => {
                 format!("the signature verifies, but {wrong} (kept as a dead letter)")
             }
-            (true, InvalidRequests::Refuse) => {
+            (true, InvalidRequestPolicy::Refuse) => {
                 format!("the signature verifies, but {wrong} ({status})")
             }
             (false, _) => format!("{wrong} ({status})"),
         }
     }
 
-    fn verify(self, body: &'a [u8]) -> Result<Verified<'a>, Refusal> {
+    fn verify(self, body: &'a [u8]) -> Result<Verified<'a>, VerifyError> {
         verify(self.scheme, self.keys, &self.capture.headers, body, self.at)
     }
 
@@ -205,9 +205,9 @@ impl<'a> SignatureCheck<'a> {
     fn facts(self) -> SignatureReport {
         let headers = self.scheme.headers().into_iter().map(|name| HeaderReport {
             found: match self.capture.headers.find(name) {
-                Found::Absent => "absent",
-                Found::One(_) => "there",
-                Found::Several => "several times",
+                HeaderLookup::Absent => "absent",
+                HeaderLookup::One(_) => "there",
+                HeaderLookup::Several => "several times",
             },
             name: name.to_owned(),
         });
@@ -232,14 +232,16 @@ impl<'a> SignatureCheck<'a> {
         }
     }
 
-    fn reason(self, refusal: Refusal) -> String {
+    fn reason(self, refusal: VerifyError) -> String {
         let names = || self.scheme.headers().join(", ");
         match refusal {
-            Refusal::Missing => format!("no signature header; this platform reads: {}", names()),
-            Refusal::Malformed(what) => {
+            VerifyError::Missing => {
+                format!("no signature header; this platform reads: {}", names())
+            }
+            VerifyError::Malformed(what) => {
                 let headers = self.beside_the_signature().into_iter();
                 let absent: Vec<_> = headers
-                    .filter(|name| self.capture.headers.find(name) == Found::Absent)
+                    .filter(|name| self.capture.headers.find(name) == HeaderLookup::Absent)
                     .collect();
                 let missing = if absent.is_empty() {
                     String::new()
@@ -252,13 +254,13 @@ impl<'a> SignatureCheck<'a> {
                     .unwrap_or_default();
                 format!("a header is malformed: {what}{expected}{missing}")
             }
-            Refusal::Mismatch => {
+            VerifyError::Mismatch => {
                 format!("no key makes this signature over {}", described(self.scheme).1)
             }
-            Refusal::BodyHashMismatch => {
+            VerifyError::BodyHashMismatch => {
                 "the token verifies, but was made for another body".to_owned()
             }
-            Refusal::OutsideTolerance { received, current, diff, signature_valid } => {
+            VerifyError::OutsideTolerance { received, current, diff, signature_valid } => {
                 let allowed = tolerance(self.scheme).map_or(0, |tolerance| tolerance.as_secs());
                 let side = if received < current { "behind" } else { "ahead of" };
                 let rest = if signature_valid {
@@ -282,7 +284,7 @@ impl<'a> SignatureCheck<'a> {
                 timestamp.into_iter().chain(spec.id.as_deref()).collect()
             }
             Scheme::StandardWebhooks(spec) => {
-                let present = |name: &str| self.capture.headers.find(name) != Found::Absent;
+                let present = |name: &str| self.capture.headers.find(name) != HeaderLookup::Absent;
                 let set = spec.headers.iter().find(|set| present(&set.signature));
                 set.into_iter().flat_map(|set| [set.id.as_str(), set.timestamp.as_str()]).collect()
             }
@@ -291,8 +293,8 @@ impl<'a> SignatureCheck<'a> {
     }
 
     /// Returns hints about common damage of captures.
-    fn hints(self, refusal: Refusal) -> Vec<String> {
-        if refusal.valid_but_for_time() {
+    fn hints(self, refusal: VerifyError) -> Vec<String> {
+        if refusal.is_valid_except_time() {
             return vec!["pass the time of receipt with --at".to_owned()];
         }
         if !refusal.depends_on_body() {
@@ -307,7 +309,7 @@ impl<'a> SignatureCheck<'a> {
             self.at,
         ) {
             Ok(_) => true,
-            Err(refusal) => refusal.valid_but_for_time(),
+            Err(refusal) => refusal.is_valid_except_time(),
         };
         let genuine = |body: &[u8]| verifies(self.keys, body);
         let unix = String::from_utf8_lossy(body).replace("\r\n", "\n");

@@ -6,7 +6,7 @@ use actix_web::http::ConnectionType;
 use futures_util::{Stream, stream};
 use serde_json::Value;
 use shared::json::JsonError;
-use shared::signature::Refusal;
+use shared::signature::VerifyError;
 
 use super::*;
 use crate::redis_gate::ClockDoubt;
@@ -16,8 +16,8 @@ fn fault() -> CallError {
     CallError::NotRun((redis::ErrorKind::Io, "refused").into())
 }
 
-fn outside_tolerance() -> Refusal {
-    Refusal::OutsideTolerance {
+fn outside_tolerance() -> VerifyError {
+    VerifyError::OutsideTolerance {
         received: 1_565_220_904,
         current: 1_565_221_504,
         diff: 600,
@@ -69,11 +69,11 @@ pub(crate) fn table() -> Vec<(Error, &'static str, &'static str)> {
             "400 E_INVALID_REQUEST invalid_payload -",
             "Request body could not be read",
         ),
-        (E::Signature(Refusal::Missing), unsigned, "Invalid webhook signature"),
-        (E::Signature(Refusal::Malformed("x")), unsigned, "Invalid webhook signature"),
-        (E::Signature(Refusal::Mismatch), unsigned, "Invalid webhook signature"),
+        (E::Signature(VerifyError::Missing), unsigned, "Invalid webhook signature"),
+        (E::Signature(VerifyError::Malformed("x")), unsigned, "Invalid webhook signature"),
+        (E::Signature(VerifyError::Mismatch), unsigned, "Invalid webhook signature"),
         (
-            E::Signature(Refusal::BodyHashMismatch),
+            E::Signature(VerifyError::BodyHashMismatch),
             unsigned,
             "Webhook verification failed: hash mismatch",
         ),

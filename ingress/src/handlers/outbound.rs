@@ -33,7 +33,7 @@ use shared::outbound::{Destination, DestinationName, format};
 use shared::queue::{
     CallError, CompleteKinds, EnqueuedDelivery, NewDelivery, Queue, QueueBindings,
 };
-use shared::registration::{Live, Sealer};
+use shared::registration::{RegistrationStore, Sealer};
 use tokio::sync::Semaphore;
 use utoipa::ToSchema;
 
@@ -86,8 +86,8 @@ impl OutboundState {
     }
 
     /// Returns all current destinations, those of registered platforms last.
-    fn current(&self, live: Option<&Live>) -> Vec<Destination> {
-        let registered = live.and_then(Live::current);
+    fn current(&self, live: Option<&RegistrationStore>) -> Vec<Destination> {
+        let registered = live.and_then(RegistrationStore::current);
         let registered = registered
             .map(|snapshot| snapshot.destinations(&self.configured.defaults, &self.sealer));
         self.configured
@@ -99,7 +99,7 @@ impl OutboundState {
     }
 
     /// Returns all current destinations with their queues.
-    async fn bound(&self, live: Option<&Live>) -> Result<BoundDestinations, Error> {
+    async fn bound(&self, live: Option<&RegistrationStore>) -> Result<BoundDestinations, Error> {
         let destinations = self.current(live);
         let all: Vec<&Destination> = destinations.iter().collect();
         let bindings = self.queue.bind_queues(&all, CompleteKinds::Unknown).await;

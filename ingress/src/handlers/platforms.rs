@@ -19,8 +19,10 @@ use actix_web::{HttpRequest, HttpResponse};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use shared::config::Problem;
-use shared::platform::{PlatformName, Source};
-use shared::registration::{Live, MAX_REQUEST_BYTES, Refused, Registration, Snapshot};
+use shared::platform::{PlatformName, PlatformSource};
+use shared::registration::{
+    MAX_REQUEST_BYTES, Registration, RegistrationError, RegistrationStore, Snapshot,
+};
 use utoipa::ToSchema;
 
 pub(crate) use view::{
@@ -54,7 +56,11 @@ pub(crate) async fn register(
         let registration =
             Registration::read(&body, ingress.targets.base()).map_err(|all| invalid(&all))?;
         let name = &registration.platform.name;
-        ingress.targets.base().admits(&registration.platform).map_err(Refused::from)?;
+        ingress
+            .targets
+            .base()
+            .check_conflicts(&registration.platform)
+            .map_err(RegistrationError::from)?;
         if ingress.targets.configured_at_start(name) {
             let text = format!(
                 "Platform cannot be registered: {name} is configured by this system's environment"
@@ -76,7 +82,7 @@ pub(crate) async fn list(
 ) -> HttpResponse {
     answer(&request, payload, &ingress, StatusCode::OK, async |live, _| {
         let snapshot =
-            live.fresh().await.map_err(|fault| Error::from(EnqueueError::NotRun(fault)))?;
+            live.refresh().await.map_err(|fault| Error::from(EnqueueError::NotRun(fault)))?;
         Ok(Some(PlatformListResponse::new(&snapshot, &ingress.targets)))
     })
     .await
@@ -113,17 +119,17 @@ pub(crate) async fn remove(
     answer(&request, payload, &ingress, StatusCode::ACCEPTED, async |live, _| {
         let (name, source) = find_platform(live, &requested).await?;
         match source {
-            Some(Source::File) => {
+            Some(PlatformSource::File) => {
                 return Err(Error::Conflict(format!(
                     "Platform {name} is not registered, but defined in PLATFORMS_FILE"
                 )));
             }
-            Some(Source::Bundled) => {
+            Some(PlatformSource::Bundled) => {
                 return Err(Error::Conflict(format!(
                     "Platform {name} is not registered, but bundled"
                 )));
             }
-            Some(Source::Registered | Source::Reserved) | None => {}
+            Some(PlatformSource::Registered | PlatformSource::Reserved) | None => {}
         }
         let snapshot = live.drain(&name).await?;
         audit(&request, "removed", &name);
@@ -139,7 +145,7 @@ async fn answer<T: Serialize>(
     payload: Payload,
     ingress: &AppState,
     good: StatusCode,
-    work: impl AsyncFnOnce(&Live, Bytes) -> Result<Option<T>, Error>,
+    work: impl AsyncFnOnce(&RegistrationStore, Bytes) -> Result<Option<T>, Error>,
 ) -> HttpResponse {
     let mut payload = payload.into_inner();
     let all = async {
@@ -161,15 +167,15 @@ async fn answer<T: Serialize>(
 /// Returns the canonical name of the platform called `requested`, and the source of its definition.
 /// `None`: this process cannot use the definition.
 async fn find_platform(
-    live: &Live,
+    live: &RegistrationStore,
     requested: &str,
-) -> Result<(PlatformName, Option<Source>), Error> {
+) -> Result<(PlatformName, Option<PlatformSource>), Error> {
     let snapshot: &Snapshot =
-        &*live.fresh().await.map_err(|fault| Error::from(EnqueueError::NotRun(fault)))?;
+        &*live.refresh().await.map_err(|fault| Error::from(EnqueueError::NotRun(fault)))?;
     if let Some(platform) = snapshot.registry.get(requested) {
         return Ok((platform.name.clone(), Some(platform.source)));
     }
-    let aside = snapshot.set_aside.get(requested).cloned();
+    let aside = snapshot.unusable.get(requested).cloned();
     aside.map(|name| (name, None)).ok_or(Error::NotFound)
 }
 
@@ -188,19 +194,22 @@ fn invalid(problems: &[Problem]) -> Error {
     Error::InvalidRequest(text)
 }
 
-impl From<Refused> for Error {
-    fn from(refused: Refused) -> Self {
+impl From<RegistrationError> for Error {
+    fn from(refused: RegistrationError) -> Self {
         match refused {
-            Refused::NoKey => Self::CannotRegister,
-            Refused::Clash(_) | Refused::Later | Refused::Secrets | Refused::Full => {
-                Self::Conflict(refused.to_string())
-            }
-            Refused::Unknown => Self::NotFound,
-            Refused::Contended => {
+            RegistrationError::NoKey => Self::CannotRegister,
+            RegistrationError::NameConflict(_)
+            | RegistrationError::NewerVersion
+            | RegistrationError::Secrets
+            | RegistrationError::Full => Self::Conflict(refused.to_string()),
+            RegistrationError::Unknown => Self::NotFound,
+            RegistrationError::Contended => {
                 Self::QueueUnavailable("registrations are changed by others too often")
             }
-            Refused::Redis(fault) if fault.certainly_not_run() => Self::QueueRefused(fault),
-            Refused::Redis(fault) => Self::ResultUnknown(Some(fault)),
+            RegistrationError::Redis(fault) if fault.certainly_not_run() => {
+                Self::QueueRefused(fault)
+            }
+            RegistrationError::Redis(fault) => Self::ResultUnknown(Some(fault)),
         }
     }
 }

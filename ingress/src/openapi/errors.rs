@@ -17,7 +17,7 @@ use serde_json::Value;
 use shared::config::AdminAuthError;
 use shared::json::JsonError;
 use shared::queue::CallError;
-use shared::signature::Refusal;
+use shared::signature::VerifyError;
 use utoipa::openapi::example::{Example, ExampleBuilder};
 use utoipa::openapi::header::HeaderBuilder;
 use utoipa::openapi::path::OperationBuilder;
@@ -159,9 +159,9 @@ pub(super) fn webhook() -> Vec<Error> {
     let mut errors = vec![unknown()];
     errors.extend(platform());
     errors.extend(reading_body());
-    errors.extend([Refusal::Missing, Refusal::BodyHashMismatch].map(Error::Signature));
+    errors.extend([VerifyError::Missing, VerifyError::BodyHashMismatch].map(Error::Signature));
     let (received, current) = (1_767_225_600, 1_767_226_200);
-    let late = Refusal::OutsideTolerance {
+    let late = VerifyError::OutsideTolerance {
         received,
         current,
         diff: current - received,

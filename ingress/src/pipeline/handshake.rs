@@ -24,7 +24,7 @@ use serde::Serialize;
 use shared::event::Millis;
 use shared::json::{self, Document, JsonNode};
 use shared::platform::{Handshake, Platform};
-use shared::signature::{Headers, Keys, Secret, Verified, prove};
+use shared::signature::{Headers, Keys, Secret, Verified, challenge_response};
 use utoipa::ToSchema;
 
 /// Bound on foreign text in the log, in characters.
@@ -70,7 +70,7 @@ pub(crate) fn answer_challenge(
     let reply = match handshake {
         Handshake::Twitch => twitch(document.root(), platform.name.as_str()),
         Handshake::Zoom => zoom(document.root(), |token| {
-            prove(&platform.scheme, keys, headers, verified.body(), now, token)
+            challenge_response(&platform.scheme, keys, headers, verified.body(), now, token)
         }),
         Handshake::Echo => echo(document.root()),
         Handshake::WebSub { .. } | Handshake::Meta { .. } => None,
@@ -189,7 +189,7 @@ pub(crate) fn answer_dashboard(
     }
     let (presented, challenge) =
         (only(&query, "hub.verify_token")?, only(&query, "hub.challenge")?);
-    if !token.is_some_and(|token| token.is(presented.as_bytes())) {
+    if !token.is_some_and(|token| token.equals(presented.as_bytes())) {
         tracing::warn!(
             platform,
             "hub.verify_token is not the definition's; refusing the dashboard's request"

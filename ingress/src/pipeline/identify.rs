@@ -260,7 +260,7 @@ fn check_platform(
     element: Option<BatchElement<'_>>,
 ) -> Result<(), IdentifyError> {
     for pointer in &platform.event.platform {
-        if document.find(pointer).is_some_and(|node| platform.is_named_otherwise(node)) {
+        if document.find(pointer).is_some_and(|node| platform.is_other_platform(node)) {
             return Err(IdentifyError::Platform(place_in(pointer, element)));
         }
     }

@@ -40,7 +40,7 @@ use futures_util::future::Either;
 use shared::clock;
 use shared::event::{EventTime, Millis, NewEvent};
 use shared::json::{self, Document};
-use shared::platform::InvalidRequests;
+use shared::platform::InvalidRequestPolicy;
 use shared::queue::Enqueued;
 use shared::signature::Verified;
 use shared::trace;
@@ -179,7 +179,7 @@ impl Pipeline {
         let (scheme, headers, now) =
             (&target.platform.scheme, RequestHeaders(head.borrow()), clock::now_ms());
         let on_wire = verify_request(scheme, keys, &headers, &wire, now, &self.gate);
-        let keeps = on_wire.is_ok() && target.platform.invalid == InvalidRequests::Keep;
+        let keeps = on_wire.is_ok() && target.platform.invalid == InvalidRequestPolicy::Keep;
         let coding = match coding {
             Ok(None) => Ok(None),
             _ if is_json_as_sent(&on_wire, &wire) => Ok(None),
@@ -381,8 +381,8 @@ fn keep_or_refuse(
     reason: IdentifyError,
 ) -> Result<Identified, Error> {
     match target.platform.invalid {
-        InvalidRequests::Refuse => Err(Error::InvalidPayload(reason)),
-        InvalidRequests::Keep => {
+        InvalidRequestPolicy::Refuse => Err(Error::InvalidPayload(reason)),
+        InvalidRequestPolicy::Keep => {
             Ok(Identified::Unusable(unusable(&target.platform, verified, body, &reason)))
         }
     }

@@ -39,7 +39,7 @@ pub(crate) fn verify_request<'a>(
     gate: &RedisGate,
 ) -> Result<Verified<'a>, Error> {
     verify(scheme, keys, headers, body, now).map_err(|refusal| match gate.clock_in_doubt() {
-        Some(doubt) if refusal.valid_but_for_time() => Error::ClockInDoubt(doubt),
+        Some(doubt) if refusal.is_valid_except_time() => Error::ClockInDoubt(doubt),
         _ => Error::Signature(refusal),
     })
 }

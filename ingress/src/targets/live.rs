@@ -17,7 +17,7 @@ use arc_swap::ArcSwap;
 use shared::metrics::IngressMetrics;
 use shared::platform::PlatformName;
 use shared::platform::registry::Registry;
-use shared::registration::{Live, Snapshot};
+use shared::registration::{RegistrationStore, Snapshot};
 use shared::signature::{Keys, Secret};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -41,7 +41,7 @@ pub(crate) struct LiveTargets {
     /// Sequence number of the applied snapshot. 0: none yet.
     applied: Mutex<u64>,
     /// Registrations. `None`: nothing can be registered.
-    live: Option<Live>,
+    live: Option<RegistrationStore>,
     pending_lookups: Semaphore,
 }
 
@@ -52,7 +52,7 @@ impl LiveTargets {
         registry: &Registry,
         keys: HashMap<PlatformName, Keys>,
         defaults: TargetDefaults,
-        live: Option<Live>,
+        live: Option<RegistrationStore>,
     ) -> Self {
         let base_keys: HashMap<_, _> =
             keys.into_iter().map(|(name, keys)| (name, Arc::new(keys))).collect();
@@ -113,7 +113,7 @@ impl LiveTargets {
             &self.defaults,
             Some(&before),
         );
-        self.targets.store(Arc::new(TargetTable { set_aside: snapshot.set_aside.clone(), ..next }));
+        self.targets.store(Arc::new(TargetTable { unusable: snapshot.unusable.clone(), ..next }));
         *applied = snapshot.sequence;
     }
 
@@ -154,9 +154,9 @@ impl LiveTargets {
             return Err(Error::QueueUnavailable("registrations have not been read yet"));
         }
         let _asking = self.pending_lookups.try_acquire().map_err(|_| Error::Busy)?;
-        let snapshot = live.fresh().await.map_err(Error::QueueRefused)?;
+        let snapshot = live.refresh().await.map_err(Error::QueueRefused)?;
         self.apply(&snapshot);
-        if self.targets.load().set_aside.contains_key(name) {
+        if self.targets.load().unusable.contains_key(name) {
             return Err(Error::QueueUnavailable(
                 "this process cannot use the platform's registration",
             ));
@@ -194,7 +194,7 @@ impl LiveTargets {
     }
 
     /// Returns the registrations. `None`: nothing can be registered.
-    pub(crate) fn live(&self) -> Option<&Live> {
+    pub(crate) fn live(&self) -> Option<&RegistrationStore> {
         self.live.as_ref()
     }
 }

@@ -24,9 +24,10 @@ use super::destination::{
 };
 use super::headers::{SourceName, is_settable};
 use crate::config::variables::{
-    DISCORD_WEBHOOK_URL, WEBHOOK_ALLOW_PRIVATE, WEBHOOK_EVENTS, WEBHOOK_HEADERS, WEBHOOK_MAX_RETRIES,
-    WEBHOOK_MAX_RETRY_DELAY, WEBHOOK_RATE_LIMIT_MAX, WEBHOOK_RATE_LIMIT_WINDOW, WEBHOOK_RETRY_DELAY,
-    WEBHOOK_SECRET_KEY, WEBHOOK_SECRET_KEY_PREVIOUS, WEBHOOK_SOURCE, WEBHOOK_TIMEOUT, WEBHOOK_URLS,
+    DISCORD_WEBHOOK_URL, WEBHOOK_ALLOW_PRIVATE, WEBHOOK_EVENTS, WEBHOOK_HEADERS,
+    WEBHOOK_MAX_RETRIES, WEBHOOK_MAX_RETRY_DELAY, WEBHOOK_RATE_LIMIT_MAX,
+    WEBHOOK_RATE_LIMIT_WINDOW, WEBHOOK_RETRY_DELAY, WEBHOOK_SECRET_KEY,
+    WEBHOOK_SECRET_KEY_PREVIOUS, WEBHOOK_SOURCE, WEBHOOK_TIMEOUT, WEBHOOK_URLS,
 };
 use crate::config::{Env, SecretText};
 use crate::platform::PlatformName;
@@ -166,7 +167,7 @@ impl DestinationDefaults {
         platform: &PlatformName,
         url: Url,
         secret: SecretString,
-    ) -> Result<Destination, crate::platform::UnknownName> {
+    ) -> Result<Destination, crate::platform::NameError> {
         let name = DestinationName::for_registered_platform(platform)?;
         Ok(Destination {
             subscription: EventFilter::new(None, Some(platform.clone())),

@@ -17,7 +17,7 @@ use url::Url;
 use super::address::AllowPrivate;
 use super::headers::SourceName;
 use crate::event::Millis;
-use crate::platform::{PlatformName, UnknownName};
+use crate::platform::{NameError, PlatformName};
 
 /// Prefix of the names of registered platforms' destinations. No other name has it.
 const REGISTERED_PREFIX: &str = "platform_";
@@ -33,8 +33,8 @@ impl DestinationName {
     ///
     /// # Errors
     /// `name` does not match `^[a-z0-9][a-z0-9_-]{0,63}$`.
-    pub fn new(name: &str) -> Result<Self, UnknownName> {
-        let wrong = |error| UnknownName { what: "a destination's name", ..error };
+    pub fn new(name: &str) -> Result<Self, NameError> {
+        let wrong = |error| NameError { what: "a destination's name", ..error };
         PlatformName::new(name)
             .and_then(|name| PlatformName::queue(&format!("out:{name}")))
             .map_err(wrong)
@@ -45,7 +45,7 @@ impl DestinationName {
     ///
     /// # Errors
     /// The platform's name is too long.
-    pub fn for_registered_platform(platform: &PlatformName) -> Result<Self, UnknownName> {
+    pub fn for_registered_platform(platform: &PlatformName) -> Result<Self, NameError> {
         Self::new(&format!("{REGISTERED_PREFIX}{platform}"))
     }
 

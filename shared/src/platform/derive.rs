@@ -9,7 +9,7 @@ use crate::json::{self, Document, JsonError, JsonNode, time};
 
 /// What an event is, beside its id and its body.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Derived {
+pub struct DerivedFields {
     /// Its type.
     pub event_type: String,
     /// The provider's time, clamped at arrival, or the time of arrival; as entries carry it, see
@@ -19,7 +19,7 @@ pub struct Derived {
 
 /// Why an edited body is no event of its platform. Names places, never values.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub enum InvalidEdit {
+pub enum EditError {
     /// Not a JSON document as we take them.
     #[error(transparent)]
     Json(#[from] JsonError),
@@ -41,9 +41,9 @@ pub enum InvalidEdit {
 pub fn derive(
     platform: &Platform,
     body: &[u8],
-    was: &Derived,
+    was: &DerivedFields,
     received_at: Millis,
-) -> Result<Derived, InvalidEdit> {
+) -> Result<DerivedFields, EditError> {
     let text = json::text(body);
     let document = Document::parse_text(&text)?;
     let usable = |locator: &Locator| match locator {
@@ -52,10 +52,10 @@ pub fn derive(
             document.find(at)?.as_text().filter(|text| is_type(text)).map(|text| text.into_owned())
         }
     };
-    let event_type = platform.event.kind.iter().find_map(usable).ok_or(InvalidEdit::Type)?;
+    let event_type = platform.event.kind.iter().find_map(usable).ok_or(EditError::Type)?;
     for pointer in &platform.event.platform {
-        if document.find(pointer).is_some_and(|node| platform.is_named_otherwise(node)) {
-            return Err(InvalidEdit::Platform(pointer.to_string()));
+        if document.find(pointer).is_some_and(|node| platform.is_other_platform(node)) {
+            return Err(EditError::Platform(pointer.to_string()));
         }
     }
     platform.schemas.check(&event_type, text.as_bytes())?;
@@ -66,13 +66,13 @@ pub fn derive(
         time::read_first(nodes.map(JsonNode::as_text), platform.event.time_zone)
             .clamped(received_at)
     };
-    Ok(Derived { event_type, occurred_at })
+    Ok(DerivedFields { event_type, occurred_at })
 }
 
 impl Platform {
     /// Returns true if `node` names another platform than this one or its aliases. Null names none.
     #[must_use]
-    pub fn is_named_otherwise(&self, node: &JsonNode<'_>) -> bool {
+    pub fn is_other_platform(&self, node: &JsonNode<'_>) -> bool {
         let is_own = |named: &str| {
             self.aliases.iter().chain([&self.name]).any(|name| name.as_str() == named)
         };
@@ -109,9 +109,9 @@ mod tests {
 
     const RECEIVED: Millis = 1_767_225_600_000;
 
-    fn derived(platform: &str, body: &str) -> Result<Derived, InvalidEdit> {
+    fn derived(platform: &str, body: &str) -> Result<DerivedFields, EditError> {
         let registry = Registry::from_text("test", "").unwrap();
-        let was = Derived { event_type: "before".to_owned(), occurred_at: 5 };
+        let was = DerivedFields { event_type: "before".to_owned(), occurred_at: 5 };
         derive(registry.get(platform).unwrap(), body.as_bytes(), &was, RECEIVED)
     }
 
@@ -121,7 +121,7 @@ mod tests {
             "mux",
             r#"{"type":"video.live_stream.idle","created_at":"2025-12-31T00:00:00Z"}"#,
         );
-        let expected = Derived {
+        let expected = DerivedFields {
             event_type: "video.live_stream.idle".to_owned(),
             occurred_at: 1_767_139_200_000,
         };
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn a_time_from_the_future_or_none_counts_as_arrival() {
+    fn missing_or_future_time_counts_as_arrival() {
         let at = |body: &str| derived("mux", body).unwrap().occurred_at;
         assert_eq!(at(r#"{"type":"t","created_at":"2026-01-01T00:05:00Z"}"#), RECEIVED + 300_000);
         assert_eq!(at(r#"{"type":"t","created_at":"2026-01-01T00:05:01Z"}"#), RECEIVED);
@@ -142,7 +142,7 @@ mod tests {
         let toml = "[platforms.acme]\nsecrets = ['env:A']\n\
                     event = { type = '/kind', time = '/at', time_zone = '+02:00' }";
         let registry = Registry::from_text("test", toml).unwrap();
-        let was = Derived { event_type: "before".to_owned(), occurred_at: 5 };
+        let was = DerivedFields { event_type: "before".to_owned(), occurred_at: 5 };
         for at in ["2026-01-01T01:00:00", "2025-12-31T23:00:00Z", "20260101010000"] {
             let body = format!(r#"{{"kind":"up","at":"{at}"}}"#);
             let found =
@@ -152,28 +152,28 @@ mod tests {
     }
 
     #[test]
-    fn unreadable_time_stays_older_than_every_known_one() {
+    fn unreadable_time_stays_older_than_known_times() {
         let edited = derived("mux", r#"{"type":"t","created_at":"soon"}"#).unwrap();
         assert!(EventTime::is_unreadable(edited.occurred_at));
     }
 
     #[test]
-    fn what_a_header_said_stays() {
+    fn header_values_stay_as_they_were() {
         let found = derived("github", "{}").unwrap();
         assert_eq!(found.event_type, "before");
         let registry = Registry::from_text("test", "").unwrap();
-        let unknown = Derived { event_type: String::new(), occurred_at: 5 };
+        let unknown = DerivedFields { event_type: String::new(), occurred_at: 5 };
         assert_eq!(
             derive(registry.get("github").unwrap(), b"{}", &unknown, RECEIVED),
-            Err(InvalidEdit::Type)
+            Err(EditError::Type)
         );
     }
 
     #[test]
-    fn unusable_type_leaves_the_next_place() {
+    fn unusable_type_falls_back_to_the_next_locator() {
         let toml = "[platforms.acme]\nsecrets = ['env:A']\nevent = { type = ['/kind', '/event'], time = '/at' }";
         let registry = Registry::from_text("test", toml).unwrap();
-        let was = Derived { event_type: "before".to_owned(), occurred_at: 5 };
+        let was = DerivedFields { event_type: "before".to_owned(), occurred_at: 5 };
         for kind in ["{}", "\"\"", "null", "\"a\\u0000\""] {
             let body = format!(r#"{{"kind":{kind},"event":"up"}}"#);
             let found = derive(registry.get("acme").unwrap(), body.as_bytes(), &was, RECEIVED);
@@ -182,16 +182,16 @@ mod tests {
     }
 
     #[test]
-    fn a_body_that_ingress_would_refuse_is_refused() {
+    fn body_that_ingress_refuses_is_refused() {
         assert_eq!(
             derived("mux", r#"{"type":7,"type":8}"#),
-            Err(InvalidEdit::Json(JsonError::DuplicateKey { at: 0 }))
+            Err(EditError::Json(JsonError::DuplicateKey { at: 0 }))
         );
-        assert_eq!(derived("mux", r#"{"type":""}"#), Err(InvalidEdit::Type));
-        assert_eq!(derived("mux", "{}"), Err(InvalidEdit::Type));
-        assert!(matches!(derived("netflix", r#"{"event_type":"x"}"#), Err(InvalidEdit::Schema(_))));
+        assert_eq!(derived("mux", r#"{"type":""}"#), Err(EditError::Type));
+        assert_eq!(derived("mux", "{}"), Err(EditError::Type));
+        assert!(matches!(derived("netflix", r#"{"event_type":"x"}"#), Err(EditError::Schema(_))));
         let other = r#"{"event_type":"x","payload":{"content_id":"a"},"platform":"mux"}"#;
-        assert_eq!(derived("netflix", other), Err(InvalidEdit::Platform("/platform".to_owned())));
+        assert_eq!(derived("netflix", other), Err(EditError::Platform("/platform".to_owned())));
         let absent = other.replace("\"mux\"", "null");
         assert_eq!(derived("netflix", &absent).map(|found| found.event_type).as_deref(), Ok("x"));
     }

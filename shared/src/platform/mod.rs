@@ -14,7 +14,8 @@ mod types;
 pub use schema::{PayloadError, Schemas};
 pub use types::{
     ChatColumn, ContentColumn, ContentState, CredentialRef, DataMember, Effect, EffectSpec,
-    EventSpec, Handshake, InvalidPointer, InvalidRequests, JobColumn, LONGEST_WAIT, Locator,
-    MissingSession, Platform, PlatformName, Pointer, RateLimit, RecordingColumn, RecordingState,
-    SecretRef, SecretRefs, SessionColumn, SessionScope, SessionStatus, Source, UnknownName,
+    EventSpec, Handshake, InvalidRequestPolicy, JobColumn, Locator, MAX_RESULT_WAIT,
+    MissingSession, NameError, Platform, PlatformName, PlatformSource, Pointer, PointerError,
+    RateLimit, RecordingColumn, RecordingState, SecretRef, SecretRefs, SessionColumn, SessionScope,
+    SessionStatus,
 };

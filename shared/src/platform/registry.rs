@@ -15,13 +15,13 @@ use std::sync::Arc;
 use toml::{Table, Value};
 
 use super::bundled;
-use super::definition::{self, Definition, Report, child};
-use super::secrets::{self, Need};
-use super::types::{Platform, PlatformName, Source};
+use super::definition::{self, Definition, ProblemReport, child};
+use super::secrets::{self, SecretRequirement};
+use super::types::{Platform, PlatformName, PlatformSource};
 use crate::config::{Env, Problem};
 use crate::signature::{Keys, Secret};
 
-pub use registered::{Clash, platform_name};
+pub use registered::{NameConflict, platform_name};
 
 /// Longest `PLATFORMS_FILE`, in bytes.
 const MAX_FILE_BYTES: u64 = 1024 * 1024;
@@ -31,12 +31,12 @@ pub const MAX_PLATFORMS: usize = 256;
 /// All platforms. Cheap to clone.
 #[derive(Clone)]
 pub struct Registry {
-    inner: Arc<Inner>,
+    inner: Arc<RegistryInner>,
 }
 
-struct Inner {
+struct RegistryInner {
     sessions: Arc<Platform>,
-    entries: Vec<Entry>,
+    entries: Vec<RegistryEntry>,
     by_name: HashMap<PlatformName, usize>,
     file: String,
     /// What registered definitions start from.
@@ -44,7 +44,7 @@ struct Inner {
 }
 
 #[derive(Clone)]
-struct Entry {
+struct RegistryEntry {
     platform: Arc<Platform>,
     /// Whether the user wrote down what it verifies with, instead of leaving it to the bundled variables.
     own_secrets: bool,
@@ -107,7 +107,7 @@ impl Registry {
         table: Table,
         folder: Option<&Path>,
     ) -> Result<(Self, Vec<Problem>), Vec<Problem>> {
-        let report = Report::new(file);
+        let report = ProblemReport::new(file);
         let bundled = Bundled::parse()?;
         let mut loader = Loader { report: &report, folder, bundled: &bundled, entries: Vec::new() };
         loader.user(table);
@@ -118,7 +118,7 @@ impl Registry {
         let mut problems = report.into_problems();
         problems.sort();
         let (sessions, bundled) = (Arc::new(sessions), Arc::new(bundled));
-        let inner = Inner { sessions, entries, by_name, file: file.to_owned(), bundled };
+        let inner = RegistryInner { sessions, entries, by_name, file: file.to_owned(), bundled };
         Ok((Self { inner: Arc::new(inner) }, problems))
     }
 
@@ -192,17 +192,23 @@ impl Registry {
         if problems.is_empty() { Ok(tokens) } else { Err(problems) }
     }
 
-    fn resolve_one(&self, entry: &Entry, env: &Env) -> Result<Option<Keys>, Vec<Problem>> {
-        let Entry { platform, own_secrets } = entry;
+    fn resolve_one(&self, entry: &RegistryEntry, env: &Env) -> Result<Option<Keys>, Vec<Problem>> {
+        let RegistryEntry { platform, own_secrets } = entry;
         let need = match (own_secrets, platform.source) {
-            (true, _) => Need::All,
-            (false, Source::File) => Need::Any,
-            (false, Source::Bundled | Source::Registered | Source::Reserved) => Need::Whatever,
+            (true, _) => SecretRequirement::All,
+            (false, PlatformSource::File) => SecretRequirement::Any,
+            (
+                false,
+                PlatformSource::Bundled | PlatformSource::Registered | PlatformSource::Reserved,
+            ) => SecretRequirement::Optional,
         };
         let kind = if platform.scheme.uses_credentials() { "credentials" } else { "secrets" };
         let key = child(&child("platforms", platform.name.as_str()), kind);
-        let place =
-            if need == Need::Whatever { key } else { format!("{}: {key}", self.inner.file) };
+        let place = if need == SecretRequirement::Optional {
+            key
+        } else {
+            format!("{}: {key}", self.inner.file)
+        };
         secrets::resolve(platform, need, env, &place)
     }
 }
@@ -260,7 +266,7 @@ impl Bundled {
     }
 
     /// The user's words over what they start from.
-    fn laid(&self, name: &str, key: &str, table: Table, report: &Report) -> Option<Table> {
+    fn laid(&self, name: &str, key: &str, table: Table, report: &ProblemReport) -> Option<Table> {
         let own = self.get(name);
         let preset = match table.get("preset") {
             None => bundled::DEFAULT_PRESET,
@@ -279,10 +285,10 @@ impl Bundled {
 }
 
 struct Loader<'a> {
-    report: &'a Report,
+    report: &'a ProblemReport,
     folder: Option<&'a Path>,
     bundled: &'a Bundled,
-    entries: Vec<Entry>,
+    entries: Vec<RegistryEntry>,
 }
 
 impl Loader<'_> {
@@ -322,9 +328,10 @@ impl Loader<'_> {
         // A bad name is a problem already; whatever else is wrong with the definition shall be seen too.
         let name = parsed.or_else(|()| PlatformName::new("unnamed"));
         let Ok(name) = name else { return };
-        let definition = Definition { key, name, source: Source::File, table, folder: self.folder };
+        let definition =
+            Definition { key, name, source: PlatformSource::File, table, folder: self.folder };
         if let Some(platform) = definition::compile(definition, self.report) {
-            self.entries.push(Entry { platform: Arc::new(platform), own_secrets });
+            self.entries.push(RegistryEntry { platform: Arc::new(platform), own_secrets });
         }
     }
 
@@ -340,19 +347,20 @@ impl Loader<'_> {
             let definition = Definition {
                 key,
                 name,
-                source: Source::Bundled,
+                source: PlatformSource::Bundled,
                 table: table.clone(),
                 folder: None,
             };
             if let Some(platform) = definition::compile(definition, self.report) {
-                self.entries.push(Entry { platform: Arc::new(platform), own_secrets: false });
+                self.entries
+                    .push(RegistryEntry { platform: Arc::new(platform), own_secrets: false });
             }
         }
     }
 }
 
 fn reserved() -> Result<Platform, Vec<Problem>> {
-    let report = Report::new("the reserved platform");
+    let report = ProblemReport::new("the reserved platform");
     let table = bundled::parse(bundled::SESSIONS).map_err(|error| report.add("", error.message()));
     let name = PlatformName::new(PlatformName::SESSIONS)
         .map_err(|reason| report.add("", reason.to_string()));
@@ -360,7 +368,7 @@ fn reserved() -> Result<Platform, Vec<Problem>> {
         (Ok(table), Ok(name)) => {
             let key = child("platforms", name.as_str());
             definition::compile(
-                Definition { key, name, source: Source::Reserved, table, folder: None },
+                Definition { key, name, source: PlatformSource::Reserved, table, folder: None },
                 &report,
             )
         }
@@ -369,7 +377,7 @@ fn reserved() -> Result<Platform, Vec<Problem>> {
     platform.ok_or_else(|| report.into_problems())
 }
 
-fn by_name(entries: &[Entry], report: &Report) -> HashMap<PlatformName, usize> {
+fn by_name(entries: &[RegistryEntry], report: &ProblemReport) -> HashMap<PlatformName, usize> {
     let platforms = || entries.iter().map(|entry| &entry.platform).enumerate();
     let mut by_name: HashMap<_, _> =
         platforms().map(|(index, platform)| (platform.name.clone(), index)).collect();
@@ -381,8 +389,11 @@ fn by_name(entries: &[Entry], report: &Report) -> HashMap<PlatformName, usize> {
             };
             let Some(other) = entries.get(other).map(|entry| &entry.platform) else { continue };
             // Named after whichever of the two the user can change.
-            let (mine, theirs) =
-                if platform.source == Source::File { (platform, other) } else { (other, platform) };
+            let (mine, theirs) = if platform.source == PlatformSource::File {
+                (platform, other)
+            } else {
+                (other, platform)
+            };
             let key = child("platforms", mine.name.as_str());
             report
                 .add(&key, format!("the name {alias} belongs to the platform {} too", theirs.name));

@@ -22,7 +22,7 @@ pub enum PayloadError {
     NotJson,
     /// A rule of the schema is broken.
     #[error("{path}: {rule}")]
-    Unmet {
+    Violated {
         /// JSON pointer of the value (of the missing one, where one is missing); `/` for the whole body.
         path: String,
         /// The rule, in the schema's words.
@@ -110,15 +110,15 @@ fn refusal(error: &ValidationError<'_>) -> PayloadError {
         ValidationErrorKind::Required { property } => {
             let property =
                 property.as_str().unwrap_or_default().replace('~', "~0").replace('/', "~1");
-            PayloadError::Unmet {
+            PayloadError::Violated {
                 path: named(&format!("{path}/{property}")),
                 rule: "is required".to_owned(),
             }
         }
         ValidationErrorKind::Type { kind } => {
-            PayloadError::Unmet { path: named(path), rule: of_type(kind) }
+            PayloadError::Violated { path: named(path), rule: of_type(kind) }
         }
-        kind => PayloadError::Unmet {
+        kind => PayloadError::Violated {
             path: named(path),
             rule: format!("breaks `{}` of the schema", kind.keyword()),
         },
@@ -150,21 +150,21 @@ mod tests {
     }
 
     #[test]
-    fn a_number_that_cannot_be_held_is_nothing_to_refuse_and_what_is_no_json_is() {
+    fn huge_number_passes_and_invalid_json_is_refused() {
         let schemas = schemas(json!({"type": "object"}));
         assert_eq!(schemas.check("any", br#"{"n": 1e400}"#), Ok(()));
         assert_eq!(schemas.check("any", br#"{"n": 1e400"#), Err(PayloadError::NotJson));
     }
 
     #[test]
-    fn nothing_to_check_passes_everything_without_parsing_it() {
+    fn no_schema_accepts_any_body_unparsed() {
         let none = Schemas::default();
         assert!(none.is_empty());
         assert_eq!(none.check("any", b"not json"), Ok(()));
     }
 
     #[test]
-    fn a_missing_property_is_named_by_its_own_path() {
+    fn missing_property_is_named_by_its_own_path() {
         let schemas = schemas(
             json!({"properties": {"payload": {"required": ["a/b"]}}, "required": ["payload"]}),
         );
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_never_holds_a_value_of_the_body() {
+    fn schema_error_holds_no_value_of_the_body() {
         let schemas = schemas(json!({
             "additionalProperties": false,
             "properties": {
@@ -203,19 +203,19 @@ mod tests {
     }
 
     #[test]
-    fn the_whole_body_is_a_slash() {
+    fn whole_body_is_named_by_a_slash() {
         assert_eq!(unmet(&schemas(json!({"type": "object"})), "[]"), "/: must be of type object");
     }
 
     #[test]
-    fn a_long_path_is_cut() {
+    fn long_path_is_truncated() {
         let schemas = schemas(json!({"patternProperties": {"": {"type": "null"}}}));
         let message = unmet(&schemas, &format!(r#"{{"{}": 1}}"#, "é".repeat(400)));
         assert!(message.len() < 300, "{message}");
     }
 
     #[test]
-    fn a_type_has_its_own_schema_besides_the_common_one() {
+    fn type_schema_applies_beside_the_common_one() {
         let typed =
             HashMap::from([("a".to_owned(), compile(&json!({"required": ["x"]})).unwrap())]);
         let schemas = Schemas::new(Some(compile(&json!({"type": "object"})).unwrap()), typed);
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_json_is_refused_where_a_schema_looks_at_it() {
+    fn non_json_is_refused_if_a_schema_applies() {
         assert_eq!(schemas(json!(true)).check("any", b"{"), Err(PayloadError::NotJson));
     }
 

@@ -22,25 +22,25 @@ impl std::fmt::Display for SecretRef {
 
 /// Which references must resolve.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Need {
+pub(super) enum SecretRequirement {
     /// All of them: the operator wrote them down.
     All,
     /// At least one: the operator named the platform, the references are its bundled ones.
     Any,
     /// As many as there are.
-    Whatever,
+    Optional,
 }
 
 /// Resolves what `platform` verifies with. `Ok(None)`: nothing there, and nothing needed.
 pub(super) fn resolve(
     platform: &Platform,
-    need: Need,
+    need: SecretRequirement,
     env: &Env,
     key: &str,
 ) -> Result<Option<Keys>, Vec<Problem>> {
     let mut problems = Vec::new();
     let mut missing = Vec::new();
-    let mut look = Lookup { env, key, problems: &mut problems, missing: &mut missing };
+    let mut look = SecretLookup { env, key, problems: &mut problems, missing: &mut missing };
     let keys = match &platform.secrets {
         SecretRefs::Secrets(list) => {
             Keys::Secrets(list.iter().flat_map(|one| look.secret(platform, one)).collect())
@@ -49,7 +49,9 @@ pub(super) fn resolve(
             Keys::Credentials(list.iter().flat_map(|one| look.credential(platform, one)).collect())
         }
     };
-    if need == Need::All || (need == Need::Any && keys.is_empty() && problems.is_empty()) {
+    if need == SecretRequirement::All
+        || (need == SecretRequirement::Any && keys.is_empty() && problems.is_empty())
+    {
         problems
             .extend(missing.iter().map(|one| Problem::new(key, format_args!("{one} is not set"))));
     }
@@ -67,7 +69,7 @@ pub(super) fn verify_token(
 ) -> Result<Option<Secret>, Vec<Problem>> {
     let Some(Handshake::Meta { verify_token }) = &platform.handshake else { return Ok(None) };
     let (mut problems, mut missing) = (Vec::new(), Vec::new());
-    let mut look = Lookup { env, key, problems: &mut problems, missing: &mut missing };
+    let mut look = SecretLookup { env, key, problems: &mut problems, missing: &mut missing };
     let token = look.text(verify_token).and_then(|text| {
         let Some(text) = text else {
             look.problem(format!("{verify_token} is not set"));
@@ -79,14 +81,14 @@ pub(super) fn verify_token(
     if problems.is_empty() { Ok(token) } else { Err(problems) }
 }
 
-struct Lookup<'a> {
+struct SecretLookup<'a> {
     env: &'a Env,
     key: &'a str,
     problems: &'a mut Vec<Problem>,
     missing: &'a mut Vec<SecretRef>,
 }
 
-impl Lookup<'_> {
+impl SecretLookup<'_> {
     fn secret(&mut self, platform: &Platform, reference: &SecretRef) -> Vec<Secret> {
         match self.text(reference) {
             Some(Some(text)) => self.decode(platform, reference, &text),

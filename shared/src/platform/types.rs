@@ -2,8 +2,8 @@
 
 mod column;
 mod effect;
+mod locator;
 mod name;
-mod place;
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -13,8 +13,8 @@ pub use column::{
     SessionColumn, SessionStatus,
 };
 pub use effect::{DataMember, Effect, EffectSpec};
-pub use name::{PlatformName, UnknownName};
-pub use place::{EventSpec, InvalidPointer, Locator, Pointer};
+pub use locator::{EventSpec, Locator, Pointer, PointerError};
+pub use name::{NameError, PlatformName};
 
 use super::Schemas;
 use crate::signature::Scheme;
@@ -87,7 +87,7 @@ pub enum SessionScope {
 /// Fate of a verified request that is no usable event: no JSON, without a type, or against the
 /// schema.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum InvalidRequests {
+pub enum InvalidRequestPolicy {
     /// Accepted and kept as a dead letter, for senders that never retry after a 4xx.
     Keep,
     /// Refused with 400.
@@ -96,7 +96,7 @@ pub enum InvalidRequests {
 
 /// Where a definition came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Source {
+pub enum PlatformSource {
     /// Compiled in, unchanged.
     Bundled,
     /// Named in `PLATFORMS_FILE`.
@@ -129,7 +129,7 @@ pub enum Handshake {
 }
 
 /// How long a request may wait for what becomes of its event.
-pub const LONGEST_WAIT: Duration = Duration::from_secs(30);
+pub const MAX_RESULT_WAIT: Duration = Duration::from_secs(30);
 
 /// A checked platform definition.
 #[derive(Clone, Debug)]
@@ -141,7 +141,7 @@ pub struct Platform {
     /// What log lines call it.
     pub label: PlatformName,
     /// Where it came from.
-    pub source: Source,
+    pub source: PlatformSource,
     /// `false`: refused with 403.
     pub enabled: bool,
     /// `true`: accepted and kept, not processed.
@@ -160,11 +160,11 @@ pub struct Platform {
     pub ack_status: u16,
     /// Status instead of 429 and 408.
     pub busy_status: Option<u16>,
-    /// See [`InvalidRequests`].
-    pub invalid: InvalidRequests,
+    /// See [`InvalidRequestPolicy`].
+    pub invalid: InvalidRequestPolicy,
     /// How long duplicates are remembered in Redis; `None`: `DEDUP_TTL_HOURS`.
     pub dedup_ttl: Option<Duration>,
-    /// How long a request waits for its event's result unless it says otherwise, at most [`LONGEST_WAIT`]; `None`: not
+    /// How long a request waits for its event's result unless it says otherwise, at most [`MAX_RESULT_WAIT`]; `None`: not
     /// at all.
     pub wait: Option<Duration>,
     /// See [`MissingSession`].

@@ -6,24 +6,24 @@
 
 use std::sync::Arc;
 
-use super::build::{Snapshot, fits};
-use super::live::Live;
-use super::record::{Record, State, StoredSecret, VERSION};
+use super::record::{RegistrationRecord, RegistrationState, StoredSecret, VERSION};
 use super::request::Registration;
 use super::seal::Sealer;
+use super::snapshot::{Snapshot, check_secret};
+use super::store::RegistrationStore;
 use crate::event::Millis;
 use crate::platform::PlatformName;
-use crate::platform::registry::Clash;
+use crate::platform::registry::NameConflict;
 use crate::queue::{CallError, ChangeOutcome, RegistrationChange};
 
 /// Most secrets of a platform at a time.
 const MAX_SECRETS: usize = 16;
 /// How often a change is decided anew because somebody else changed something meanwhile.
-const TRIES: usize = 10;
+const MAX_CHANGE_ATTEMPTS: usize = 10;
 
 /// Why a change was not made.
 #[derive(Debug, thiserror::Error)]
-pub enum Refused {
+pub enum RegistrationError {
     /// Secrets can neither be sealed nor kept in plain text here.
     #[error(
         "Platforms cannot be registered: neither SECRETS_KEY nor ALLOW_PLAINTEXT_SECRETS is set"
@@ -31,10 +31,10 @@ pub enum Refused {
     NoKey,
     /// The names are taken, or there are too many platforms.
     #[error("Platform cannot be registered: {0}")]
-    Clash(#[from] Clash),
+    NameConflict(#[from] NameConflict),
     /// A later release registered it; this one would spoil what it does not know.
     #[error("Platform was registered by a later version, and can be changed by one only")]
-    Later,
+    NewerVersion,
     /// So many secrets are valid already.
     #[error(
         "Platform has {MAX_SECRETS} valid secrets; register with an old_secret_expires_in of 0s to end them"
@@ -54,27 +54,31 @@ pub enum Refused {
     Redis(#[from] CallError),
 }
 
-impl Live {
+impl RegistrationStore {
     /// Registers a platform, or updates it: its definition is replaced whole, and the secrets before this one stay valid
     /// for as long as it says. One that is being removed is registered anew; its old secrets stay gone.
     ///
     /// # Errors
     /// Why not. After [`CallError::Unknown`] it may have been registered; registering it again is safe.
-    pub async fn register(&self, registration: &Registration) -> Result<Arc<Snapshot>, Refused> {
-        let sealer = self.sealer().filter(|sealer| sealer.can_seal()).ok_or(Refused::NoKey)?;
+    pub async fn register(
+        &self,
+        registration: &Registration,
+    ) -> Result<Arc<Snapshot>, RegistrationError> {
+        let sealer =
+            self.sealer().filter(|sealer| sealer.can_seal()).ok_or(RegistrationError::NoKey)?;
         let name = &registration.platform.name;
         self.change(|snapshot, now| {
-            if snapshot.later.contains(name) {
-                return Err(Refused::Later);
+            if snapshot.newer_version.contains(name) {
+                return Err(RegistrationError::NewerVersion);
             }
-            snapshot.registry.admits(&registration.platform)?;
+            snapshot.registry.check_conflicts(&registration.platform)?;
             let before = snapshot.records.get(name).map(Arc::as_ref);
-            let record = registered(registration, before, sealer, now)?;
+            let record = updated_record(registration, before, sealer, now)?;
             Ok(vec![RegistrationChange::Put(name.clone(), record.to_json())])
         })
         .await
         .inspect(|_| {
-            if let Some(remark) = registration.material.text().remark() {
+            if let Some(remark) = registration.signing_secret.text().remark() {
                 tracing::warn!(platform = %name, reason = %remark,
                     "registered secret may not be what was meant; it verifies with and without that");
             }
@@ -87,15 +91,15 @@ impl Live {
     ///
     /// # Errors
     /// Why not.
-    pub async fn drain(&self, name: &PlatformName) -> Result<Arc<Snapshot>, Refused> {
+    pub async fn drain(&self, name: &PlatformName) -> Result<Arc<Snapshot>, RegistrationError> {
         self.change(|snapshot, now| {
-            let record = snapshot.records.get(name).ok_or_else(|| absent(snapshot, name))?;
-            if record.state == State::Draining {
+            let record = snapshot.records.get(name).ok_or_else(|| not_found(snapshot, name))?;
+            if record.state == RegistrationState::Draining {
                 return Ok(Vec::new());
             }
-            let mut record = Record::clone(record);
+            let mut record = RegistrationRecord::clone(record);
             (record.state, record.draining_since, record.updated_at) =
-                (State::Draining, Some(now), now);
+                (RegistrationState::Draining, Some(now), now);
             record.secrets.truncate(usize::from(record.url.is_some()));
             Ok(vec![RegistrationChange::Put(name.clone(), record.to_json())])
         })
@@ -111,10 +115,12 @@ impl Live {
         &self,
         name: &PlatformName,
         since: Millis,
-    ) -> Result<bool, Refused> {
+    ) -> Result<bool, RegistrationError> {
         let drained = |snapshot: &Snapshot| {
-            let record =
-                snapshot.records.get(name).filter(|record| record.state == State::Draining);
+            let record = snapshot
+                .records
+                .get(name)
+                .filter(|record| record.state == RegistrationState::Draining);
             record.is_some_and(|record| record.draining_since.is_none_or(|at| at < since))
         };
         let mut removed = false;
@@ -134,11 +140,15 @@ impl Live {
     ///
     /// # Errors
     /// Why not.
-    pub async fn pause(&self, name: &PlatformName, paused: bool) -> Result<Arc<Snapshot>, Refused> {
+    pub async fn pause(
+        &self,
+        name: &PlatformName,
+        paused: bool,
+    ) -> Result<Arc<Snapshot>, RegistrationError> {
         self.change(|snapshot, _| {
             let there = snapshot.registry.iter().find(|platform| platform.name == *name);
             match there {
-                None => Err(absent(snapshot, name)),
+                None => Err(not_found(snapshot, name)),
                 Some(platform) if platform.paused == paused => Ok(Vec::new()),
                 Some(_) => Ok(vec![RegistrationChange::Pause(name.clone(), Some(paused))]),
             }
@@ -149,10 +159,10 @@ impl Live {
     /// Makes the changes that `decide` finds right for what stands in Redis; none: nothing is to be changed.
     async fn change(
         &self,
-        mut decide: impl FnMut(&Snapshot, Millis) -> Result<Vec<RegistrationChange>, Refused>,
-    ) -> Result<Arc<Snapshot>, Refused> {
-        for _ in 0..TRIES {
-            let snapshot = self.fresh().await?;
+        mut decide: impl FnMut(&Snapshot, Millis) -> Result<Vec<RegistrationChange>, RegistrationError>,
+    ) -> Result<Arc<Snapshot>, RegistrationError> {
+        for _ in 0..MAX_CHANGE_ATTEMPTS {
+            let snapshot = self.refresh().await?;
             let changes = decide(&snapshot, self.now())?;
             if changes.is_empty() {
                 return Ok(snapshot);
@@ -161,44 +171,49 @@ impl Live {
                 // It is made; what is unknown is only what it looks like from here.
                 ChangeOutcome::Done(_) => {
                     return self
-                        .fresh()
+                        .refresh()
                         .await
                         .map_err(|fault| CallError::Unknown(fault.into_error()).into());
                 }
                 ChangeOutcome::Conflict => {}
-                ChangeOutcome::Full => return Err(Refused::Full),
+                ChangeOutcome::Full => return Err(RegistrationError::Full),
             }
         }
-        Err(Refused::Contended)
+        Err(RegistrationError::Contended)
     }
 }
 
-fn absent(snapshot: &Snapshot, name: &PlatformName) -> Refused {
-    if snapshot.later.contains(name) { Refused::Later } else { Refused::Unknown }
+fn not_found(snapshot: &Snapshot, name: &PlatformName) -> RegistrationError {
+    if snapshot.newer_version.contains(name) {
+        RegistrationError::NewerVersion
+    } else {
+        RegistrationError::Unknown
+    }
 }
 
 /// The record of `registration` over the one `before`.
-fn registered(
+fn updated_record(
     registration: &Registration,
-    before: Option<&Record>,
+    before: Option<&RegistrationRecord>,
     sealer: &Sealer,
     now: Millis,
-) -> Result<Record, Refused> {
-    let Registration { platform, material, definition, .. } = registration;
-    let before = before.filter(|record| record.state == State::Active);
-    let mut secrets = vec![sealer.seal(&platform.name, material, None).ok_or(Refused::NoKey)?];
+) -> Result<RegistrationRecord, RegistrationError> {
+    let Registration { platform, signing_secret, definition, .. } = registration;
+    let before = before.filter(|record| record.state == RegistrationState::Active);
+    let mut secrets =
+        vec![sealer.seal(&platform.name, signing_secret, None).ok_or(RegistrationError::NoKey)?];
     for old in before.into_iter().flat_map(|record| &record.secrets) {
-        secrets.extend(kept(registration, old, sealer, now));
+        secrets.extend(keep_until_expiry(registration, old, sealer, now));
     }
     if secrets.len() > MAX_SECRETS {
-        return Err(Refused::Secrets);
+        return Err(RegistrationError::Secrets);
     }
-    Ok(Record {
+    Ok(RegistrationRecord {
         v: VERSION,
         definition: definition.clone(),
         secrets,
         url: registration.url.clone(),
-        state: State::Active,
+        state: RegistrationState::Active,
         draining_since: None,
         registered_at: before.map_or(now, |record| record.registered_at),
         updated_at: now,
@@ -207,20 +222,25 @@ fn registered(
 }
 
 /// What becomes of a secret that was valid before; `None`: it is of no more use.
-fn kept(
+fn keep_until_expiry(
     registration: &Registration,
     old: &StoredSecret,
     sealer: &Sealer,
     now: Millis,
 ) -> Option<StoredSecret> {
-    let Registration { platform, material, keep_old, .. } = registration;
-    let until = now.saturating_add(Millis::try_from(keep_old.as_millis()).unwrap_or(Millis::MAX));
+    let Registration { platform, signing_secret, old_secret_lifetime, .. } = registration;
+    let until = now
+        .saturating_add(Millis::try_from(old_secret_lifetime.as_millis()).unwrap_or(Millis::MAX));
     let until = old.expires_at_ms.map_or(until, |at| at.min(until));
     if until <= now {
         return None;
     }
     match sealer.open(&platform.name, old) {
-        Ok(opened) if opened == *material || fits(&opened, &platform.scheme).is_err() => None,
+        Ok(opened)
+            if opened == *signing_secret || check_secret(&opened, &platform.scheme).is_err() =>
+        {
+            None
+        }
         // Sealed anew, so that registering again is how a new SECRETS_KEY comes into use.
         Ok(opened) => sealer.seal(&platform.name, &opened, Some(until)),
         // Perhaps another process can open it.

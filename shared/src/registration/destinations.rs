@@ -5,9 +5,9 @@
 
 use secrecy::SecretString;
 
-use super::build::Snapshot;
 use super::record::StoredSecret;
 use super::seal::Sealer;
+use super::snapshot::Snapshot;
 use crate::outbound::config::{DestinationDefaults, destination_url, signing_key};
 use crate::outbound::{Destination, PreviousSecret};
 

@@ -5,19 +5,19 @@
 //! holds it. Whatever stands in Redis, no process stops over it: a record that this process cannot use (of a later
 //! version, unsound, sealed with another key) is set aside, told and counted, and the others stand.
 //!
-//! [`Live`] is how a process knows of registrations and changes them; [`Snapshot`] is what it knows.
+//! [`RegistrationStore`] is how a process knows of registrations and changes them; [`Snapshot`] is what it knows.
 
-mod build;
 mod change;
 mod destinations;
-mod live;
 mod record;
 mod request;
 mod seal;
+mod snapshot;
+mod store;
 
-pub use build::Snapshot;
-pub use change::Refused;
-pub use live::{Live, watch};
-pub use record::{Material, Record, State, StoredSecret};
+pub use change::RegistrationError;
+pub use record::{RegistrationRecord, RegistrationState, SigningSecret, StoredSecret};
 pub use request::{MAX_REQUEST_BYTES, MAX_SECRET_BYTES, Registration};
-pub use seal::{InvalidKey, Sealer, SealingKey};
+pub use seal::{Sealer, SealingKey, SealingKeyError};
+pub use snapshot::Snapshot;
+pub use store::{RegistrationStore, watch_registrations};

@@ -18,32 +18,33 @@ pub(super) const VERSION: u64 = 1;
 
 /// What a platform's requests are verified with.
 #[derive(Clone, Deserialize)]
-#[serde(from = "Parts<String>")]
-pub struct Material {
+#[serde(from = "SecretFields<String>")]
+pub struct SigningSecret {
     key: Option<String>,
     secret: Zeroizing<String>,
 }
 
 #[derive(Deserialize, Serialize)]
-struct Parts<S> {
+struct SecretFields<S> {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     key: Option<S>,
     secret: S,
 }
 
-impl From<Parts<String>> for Material {
-    fn from(Parts { key, secret }: Parts<String>) -> Self {
+impl From<SecretFields<String>> for SigningSecret {
+    fn from(SecretFields { key, secret }: SecretFields<String>) -> Self {
         Self { key, secret: Zeroizing::new(secret) }
     }
 }
 
-impl Serialize for Material {
+impl Serialize for SigningSecret {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        Parts { key: self.key.as_deref(), secret: self.secret.as_str() }.serialize(serializer)
+        SecretFields { key: self.key.as_deref(), secret: self.secret.as_str() }
+            .serialize(serializer)
     }
 }
 
-impl Material {
+impl SigningSecret {
     /// A secret, with its API key where the scheme has one.
     #[must_use]
     pub fn new(secret: &str, key: Option<&str>) -> Self {
@@ -72,13 +73,13 @@ impl Material {
     }
 }
 
-impl PartialEq for Material {
+impl PartialEq for SigningSecret {
     fn eq(&self, other: &Self) -> bool {
         self.key == other.key && bool::from(self.secret.as_bytes().ct_eq(other.secret.as_bytes()))
     }
 }
 
-impl fmt::Debug for Material {
+impl fmt::Debug for SigningSecret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Material(redacted)")
     }
@@ -87,12 +88,12 @@ impl fmt::Debug for Material {
 /// A secret in Redis: sealed, or plain where that is allowed.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub struct StoredSecret {
-    /// Base64 of a nonce and a [`Material`], sealed.
+    /// Base64 of a nonce and a [`SigningSecret`], sealed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) sealed: Option<String>,
     /// It itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) plain: Option<Material>,
+    pub(super) plain: Option<SigningSecret>,
     /// From when on it verifies nothing any more, by Redis's clock; `None`: it stays.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at_ms: Option<Millis>,
@@ -112,7 +113,7 @@ impl StoredSecret {
 /// What is to become of a registered platform.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum State {
+pub enum RegistrationState {
     /// It takes webhooks.
     Active,
     /// It takes none any more; what it has queued is worked off, and then it goes.
@@ -121,7 +122,7 @@ pub enum State {
 
 /// A registration.
 #[derive(Clone, Debug, Deserialize, Serialize)]
-pub struct Record {
+pub struct RegistrationRecord {
     /// The form's version.
     pub v: u64,
     /// The definition as it was registered, without what it verifies with.
@@ -131,8 +132,8 @@ pub struct Record {
     /// Where its processed events go.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
-    /// See [`State`].
-    pub state: State,
+    /// See [`RegistrationState`].
+    pub state: RegistrationState,
     /// When draining began, by Redis's clock.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub draining_since: Option<Millis>,
@@ -147,32 +148,33 @@ pub struct Record {
 
 /// Why a record cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Unreadable {
+pub(super) enum RegistrationRecordError {
     /// Written by a later version.
     #[error("its version is {0}; this process knows {VERSION}")]
-    Later(u64),
+    NewerVersion(u64),
     /// Not a record.
     #[error("it is no registration")]
-    Nonsense,
+    Malformed,
 }
 
-impl Record {
+impl RegistrationRecord {
     /// Reads what stands in Redis.
-    pub(super) fn parse(raw: &[u8]) -> Result<Self, Unreadable> {
+    pub(super) fn parse(raw: &[u8]) -> Result<Self, RegistrationRecordError> {
         #[derive(Deserialize)]
-        struct Version {
+        struct RecordVersion {
             v: u64,
         }
-        let Version { v } = serde_json::from_slice(raw).map_err(|_| Unreadable::Nonsense)?;
+        let RecordVersion { v } =
+            serde_json::from_slice(raw).map_err(|_| RegistrationRecordError::Malformed)?;
         if v > VERSION {
-            return Err(Unreadable::Later(v));
+            return Err(RegistrationRecordError::NewerVersion(v));
         }
-        serde_json::from_slice(raw).map_err(|_| Unreadable::Nonsense)
+        serde_json::from_slice(raw).map_err(|_| RegistrationRecordError::Malformed)
     }
 
     /// Whether it has a destination that can be sent to, also while it is being removed.
     #[must_use]
-    pub fn delivers(&self) -> bool {
+    pub fn has_destination(&self) -> bool {
         self.url.is_some() && !self.secrets.is_empty()
     }
 
@@ -205,38 +207,41 @@ mod tests {
         "state":"active","registered_at":1,"updated_at":2,"colour":"red"}"#;
 
     #[test]
-    fn what_it_does_not_know_survives() {
-        let record = Record::parse(RECORD.as_bytes()).unwrap();
-        assert_eq!(record.state, State::Active);
+    fn record_keeps_unknown_members() {
+        let record = RegistrationRecord::parse(RECORD.as_bytes()).unwrap();
+        assert_eq!(record.state, RegistrationState::Active);
         let written: Value = serde_json::from_slice(&record.to_json()).unwrap();
         assert_eq!(written, serde_json::from_str::<Value>(RECORD).unwrap());
         assert!(!format!("{record:?}").contains("5ecret"));
     }
 
     #[test]
-    fn later_versions_are_told_from_nonsense() {
-        assert_eq!(Record::parse(br#"{"v":2,"anything":[]}"#).unwrap_err(), Unreadable::Later(2));
+    fn newer_version_is_distinguished_from_malformed() {
+        assert_eq!(
+            RegistrationRecord::parse(br#"{"v":2,"anything":[]}"#).unwrap_err(),
+            RegistrationRecordError::NewerVersion(2)
+        );
         for nonsense in ["", "[]", "{}", r#"{"v":"1"}"#, r#"{"v":1}"#] {
             assert_eq!(
-                Record::parse(nonsense.as_bytes()).unwrap_err(),
-                Unreadable::Nonsense,
+                RegistrationRecord::parse(nonsense.as_bytes()).unwrap_err(),
+                RegistrationRecordError::Malformed,
                 "{nonsense}"
             );
         }
     }
 
     #[test]
-    fn an_unusable_record_still_tells_its_aliases() {
+    fn unusable_record_still_yields_its_aliases() {
         assert_eq!(
-            Record::aliases_of(br#"{"v":9,"definition":{"aliases":["a","b"]}}"#),
+            RegistrationRecord::aliases_of(br#"{"v":9,"definition":{"aliases":["a","b"]}}"#),
             ["a", "b"]
         );
-        assert_eq!(Record::aliases_of(br#"{"definition":{"aliases":"a"}}"#), ["a"]);
-        assert!(Record::aliases_of(b"[1").is_empty());
+        assert_eq!(RegistrationRecord::aliases_of(br#"{"definition":{"aliases":"a"}}"#), ["a"]);
+        assert!(RegistrationRecord::aliases_of(b"[1").is_empty());
     }
 
     #[test]
-    fn a_secret_expires_at_its_instant() {
+    fn secret_expires_at_its_instant() {
         let at = |expires_at_ms| StoredSecret { expires_at_ms, ..StoredSecret::default() };
         assert!(
             at(Some(5)).is_expired(5)

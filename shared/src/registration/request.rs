@@ -9,8 +9,8 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 use toml::Table;
 
-use super::build::fits;
-use super::record::Material;
+use super::record::SigningSecret;
+use super::snapshot::check_secret;
 use crate::config::Problem;
 use crate::json::Document;
 use crate::outbound::config::destination_url;
@@ -25,9 +25,9 @@ pub const MAX_SECRET_BYTES: usize = 4096;
 /// Longest API key, in bytes.
 const MAX_KEY_BYTES: usize = 256;
 /// How long an old secret stays valid beside the new one where nothing is said.
-const KEEP_OLD: Duration = Duration::from_secs(24 * 3600);
+const DEFAULT_OLD_SECRET_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 /// Secrets that are at least this long are looked for in the definition.
-const TELLING_BYTES: usize = 8;
+const MIN_SEARCHED_BYTES: usize = 8;
 
 /// A platform that is to be registered.
 #[derive(Clone, Debug)]
@@ -35,11 +35,11 @@ pub struct Registration {
     /// Its definition, checked.
     pub platform: Arc<Platform>,
     /// What it is verified with.
-    pub(super) material: Material,
+    pub(super) signing_secret: SigningSecret,
     /// The definition's own words.
     pub(super) definition: Map<String, Value>,
     /// How long the secrets before this one stay valid.
-    pub(super) keep_old: Duration,
+    pub(super) old_secret_lifetime: Duration,
     /// Where its processed events go.
     pub(super) url: Option<String>,
 }
@@ -51,40 +51,49 @@ impl Registration {
     /// # Errors
     /// Everything that is wrong with it.
     pub fn read(body: &[u8], base: &Registry) -> Result<Self, Vec<Problem>> {
-        let mut asked = Asked { members: members(body)?, problems: Vec::new() };
+        let mut asked = RequestFields { members: members(body)?, problems: Vec::new() };
         let name = asked.name();
-        let material = asked.material();
-        let keep_old = asked.keep_old();
+        let signing_secret = asked.signing_secret();
+        let old_secret_lifetime = asked.old_secret_lifetime();
         let url = asked.url();
-        let Asked { members: definition, mut problems } = asked;
+        let RequestFields { members: definition, mut problems } = asked;
         // A missing name is a problem already; whatever else is wrong with the definition shall be seen too.
         let stand_in = || PlatformName::new("unnamed").ok();
         let platform = name.clone().or_else(stand_in).and_then(|name| {
-            let compiled = table(&definition).and_then(|table| base.registered(&name, table));
+            let compiled =
+                table(&definition).and_then(|table| base.compile_registered(&name, table));
             compiled.map_err(|found| problems.extend(found)).ok()
         });
-        if let (Some(material), Some(platform)) = (&material, &platform)
-            && let Err(reason) = fits(material, &platform.scheme)
+        if let (Some(signing_secret), Some(platform)) = (&signing_secret, &platform)
+            && let Err(reason) = check_secret(signing_secret, &platform.scheme)
         {
-            let key = if platform.scheme.uses_credentials() != material.key().is_some() {
+            let key = if platform.scheme.uses_credentials() != signing_secret.key().is_some() {
                 "key"
             } else {
                 "secret"
             };
             problems.push(Problem::new(key, reason));
         }
-        if let Some(material) = &material
-            && material.text().clean().len() >= TELLING_BYTES
-            && holds(&definition, material.text().clean())
+        if let Some(signing_secret) = &signing_secret
+            && signing_secret.text().clean().len() >= MIN_SEARCHED_BYTES
+            && holds(&definition, signing_secret.text().clean())
         {
             problems.push(Problem::new(
                 "secret",
                 "stands elsewhere in the request, too, from where it would be shown",
             ));
         }
-        match (name, platform, material, keep_old) {
-            (Some(_), Some(platform), Some(material), Some(keep_old)) if problems.is_empty() => {
-                Ok(Self { platform: Arc::new(platform), material, definition, keep_old, url })
+        match (name, platform, signing_secret, old_secret_lifetime) {
+            (Some(_), Some(platform), Some(signing_secret), Some(old_secret_lifetime))
+                if problems.is_empty() =>
+            {
+                Ok(Self {
+                    platform: Arc::new(platform),
+                    signing_secret,
+                    definition,
+                    old_secret_lifetime,
+                    url,
+                })
             }
             _ => Err(problems),
         }
@@ -92,12 +101,12 @@ impl Registration {
 }
 
 /// A request that is being taken apart; what is left of its members is the definition.
-struct Asked {
+struct RequestFields {
     members: Map<String, Value>,
     problems: Vec<Problem>,
 }
 
-impl Asked {
+impl RequestFields {
     fn problem(&mut self, key: &str, reason: impl std::fmt::Display) {
         self.problems.push(Problem::new(key, reason));
     }
@@ -124,7 +133,7 @@ impl Asked {
         platform_name(&name).map_err(|reason| self.problem("platform", reason)).ok()
     }
 
-    fn material(&mut self) -> Option<Material> {
+    fn signing_secret(&mut self) -> Option<SigningSecret> {
         let secret = self.required("secret").map(zeroize::Zeroizing::new);
         let key = self.text("key");
         if secret.as_ref().is_some_and(|secret| !(1..=MAX_SECRET_BYTES).contains(&secret.len())) {
@@ -141,14 +150,14 @@ impl Asked {
             );
             return None;
         }
-        Some(Material::new(&secret?, key.as_deref()))
+        Some(SigningSecret::new(&secret?, key.as_deref()))
     }
 
     /// `None` after a problem.
-    fn keep_old(&mut self) -> Option<Duration> {
+    fn old_secret_lifetime(&mut self) -> Option<Duration> {
         const KEY: &str = "old_secret_expires_in";
         if !self.members.contains_key(KEY) {
-            return Some(KEEP_OLD);
+            return Some(DEFAULT_OLD_SECRET_LIFETIME);
         }
         let text = self.text(KEY)?;
         if matches!(text.as_str(), "0ms" | "0s" | "0m" | "0h" | "0d") {

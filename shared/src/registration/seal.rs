@@ -12,7 +12,7 @@ use chacha20poly1305::aead::{Aead, KeyInit, Payload};
 use chacha20poly1305::{XChaCha20Poly1305, XNonce};
 use zeroize::Zeroizing;
 
-use super::record::{Material, StoredSecret};
+use super::record::{SigningSecret, StoredSecret};
 use crate::config::SecretText;
 use crate::event::Millis;
 use crate::platform::PlatformName;
@@ -32,19 +32,19 @@ pub struct SealingKey(XChaCha20Poly1305);
 /// A text that is no key; never shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("must be the base64 of 32 bytes, such as `openssl rand -base64 32` prints")]
-pub struct InvalidKey;
+pub struct SealingKeyError;
 
 impl FromStr for SealingKey {
-    type Err = InvalidKey;
+    type Err = SealingKeyError;
 
-    fn from_str(text: &str) -> Result<Self, InvalidKey> {
+    fn from_str(text: &str) -> Result<Self, SealingKeyError> {
         let bytes = Zeroizing::new(
-            signature::base64_text::decode(SecretText::new(text).clean()).ok_or(InvalidKey)?,
+            signature::base64_text::decode(SecretText::new(text).clean()).ok_or(SealingKeyError)?,
         );
         if bytes.len() != KEY_BYTES {
-            return Err(InvalidKey);
+            return Err(SealingKeyError);
         }
-        XChaCha20Poly1305::new_from_slice(&bytes).map(Self).map_err(|_| InvalidKey)
+        XChaCha20Poly1305::new_from_slice(&bytes).map(Self).map_err(|_| SealingKeyError)
     }
 }
 
@@ -56,7 +56,7 @@ impl fmt::Debug for SealingKey {
 
 /// Why a secret cannot be opened here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Unopened {
+pub(super) enum UnsealError {
     /// No key of this process fits, or somebody changed what was sealed.
     #[error("none of SECRETS_KEY opens it")]
     Sealed,
@@ -88,21 +88,21 @@ impl Sealer {
         self.plaintext || !self.keys.is_empty()
     }
 
-    /// `material` of `platform` in the form that goes to Redis; `None`: [`Self::can_seal`] says no.
+    /// `signing_secret` of `platform` in the form that goes to Redis; `None`: [`Self::can_seal`] says no.
     pub(super) fn seal(
         &self,
         platform: &PlatformName,
-        material: &Material,
+        signing_secret: &SigningSecret,
         expires_at: Option<Millis>,
     ) -> Option<StoredSecret> {
         let stored = StoredSecret { expires_at_ms: expires_at, ..StoredSecret::default() };
         let Some(SealingKey(cipher)) = self.keys.first() else {
             return self
                 .plaintext
-                .then(|| StoredSecret { plain: Some(material.clone()), ..stored });
+                .then(|| StoredSecret { plain: Some(signing_secret.clone()), ..stored });
         };
         let nonce: [u8; NONCE_BYTES] = rand::random();
-        let text = material.to_json();
+        let text = signing_secret.to_json();
         let sealed = cipher
             .encrypt(&XNonce::from(nonce), Payload { msg: &text, aad: &bound_to(platform) })
             .ok()?;
@@ -117,25 +117,25 @@ impl Sealer {
         &self,
         platform: &PlatformName,
         stored: &StoredSecret,
-    ) -> Result<Material, Unopened> {
+    ) -> Result<SigningSecret, UnsealError> {
         match stored {
             StoredSecret { sealed: Some(sealed), .. } => {
-                self.unseal(platform, sealed).ok_or(Unopened::Sealed)
+                self.unseal(platform, sealed).ok_or(UnsealError::Sealed)
             }
-            StoredSecret { plain: Some(_), .. } if !self.plaintext => Err(Unopened::Plain),
-            StoredSecret { plain: Some(material), .. } => Ok(material.clone()),
-            _ => Err(Unopened::Unknown),
+            StoredSecret { plain: Some(_), .. } if !self.plaintext => Err(UnsealError::Plain),
+            StoredSecret { plain: Some(signing_secret), .. } => Ok(signing_secret.clone()),
+            _ => Err(UnsealError::Unknown),
         }
     }
 
-    fn unseal(&self, platform: &PlatformName, sealed: &str) -> Option<Material> {
+    fn unseal(&self, platform: &PlatformName, sealed: &str) -> Option<SigningSecret> {
         let sealed = STANDARD.decode(sealed).ok()?;
         let (nonce, text) = sealed.split_first_chunk::<NONCE_BYTES>()?;
         let (nonce, aad) = (XNonce::from(*nonce), bound_to(platform));
         let open = |SealingKey(cipher): &SealingKey| {
             cipher.decrypt(&nonce, Payload { msg: text, aad: &aad }).ok()
         };
-        Material::from_json(&Zeroizing::new(self.keys.iter().find_map(open)?))
+        SigningSecret::from_json(&Zeroizing::new(self.keys.iter().find_map(open)?))
     }
 }
 
@@ -169,46 +169,46 @@ mod tests {
         PlatformName::new("acme").unwrap()
     }
 
-    fn material() -> Material {
-        Material::new(TEXT, Some("api-key"))
+    fn signing_secret() -> SigningSecret {
+        SigningSecret::new(TEXT, Some("api-key"))
     }
 
     #[test]
-    fn what_is_sealed_opens_again_and_shows_nothing_meanwhile() {
-        let stored = sealer(&[1]).seal(&acme(), &material(), Some(7)).unwrap();
+    fn sealed_secret_opens_again_and_shows_nothing() {
+        let stored = sealer(&[1]).seal(&acme(), &signing_secret(), Some(7)).unwrap();
         let text = serde_json::to_string(&stored).unwrap();
         assert!(!text.contains(TEXT) && !text.contains("api-key"), "{text}");
         assert_eq!(stored.expires_at_ms, Some(7));
-        assert!(sealer(&[1]).open(&acme(), &stored).unwrap() == material());
-        assert!(!format!("{:?} {:?} {stored:?}", material(), sealer(&[1])).contains(TEXT));
+        assert!(sealer(&[1]).open(&acme(), &stored).unwrap() == signing_secret());
+        assert!(!format!("{:?} {:?} {stored:?}", signing_secret(), sealer(&[1])).contains(TEXT));
     }
 
     #[test]
-    fn two_seals_of_one_secret_differ() {
-        let seal = || sealer(&[1]).seal(&acme(), &material(), None).unwrap().sealed;
+    fn seals_of_one_secret_differ() {
+        let seal = || sealer(&[1]).seal(&acme(), &signing_secret(), None).unwrap().sealed;
         assert_ne!(seal(), seal());
     }
 
     #[test]
-    fn a_key_can_be_changed_without_losing_what_the_old_one_sealed() {
-        let old = sealer(&[1]).seal(&acme(), &material(), None).unwrap();
+    fn sealing_key_can_be_rotated() {
+        let old = sealer(&[1]).seal(&acme(), &signing_secret(), None).unwrap();
         assert!(sealer(&[2, 1]).open(&acme(), &old).is_ok());
-        let new = sealer(&[2, 1]).seal(&acme(), &material(), None).unwrap();
+        let new = sealer(&[2, 1]).seal(&acme(), &signing_secret(), None).unwrap();
         assert!(sealer(&[2]).open(&acme(), &new).is_ok());
-        assert_eq!(sealer(&[1]).open(&acme(), &new).err(), Some(Unopened::Sealed));
-        assert_eq!(sealer(&[]).open(&acme(), &new).err(), Some(Unopened::Sealed));
+        assert_eq!(sealer(&[1]).open(&acme(), &new).err(), Some(UnsealError::Sealed));
+        assert_eq!(sealer(&[]).open(&acme(), &new).err(), Some(UnsealError::Sealed));
     }
 
     #[test]
-    fn a_secret_of_one_platform_is_none_of_another() {
-        let stored = sealer(&[1]).seal(&acme(), &material(), None).unwrap();
+    fn sealed_secret_opens_for_its_platform_only() {
+        let stored = sealer(&[1]).seal(&acme(), &signing_secret(), None).unwrap();
         let other = PlatformName::new("acme2").unwrap();
-        assert_eq!(sealer(&[1]).open(&other, &stored).err(), Some(Unopened::Sealed));
+        assert_eq!(sealer(&[1]).open(&other, &stored).err(), Some(UnsealError::Sealed));
     }
 
     #[test]
-    fn one_changed_bit_is_enough() {
-        let stored = sealer(&[1]).seal(&acme(), &material(), None).unwrap();
+    fn sealed_secret_with_a_changed_bit_stays_closed() {
+        let stored = sealer(&[1]).seal(&acme(), &signing_secret(), None).unwrap();
         let bytes = STANDARD.decode(stored.sealed.unwrap()).unwrap();
         for at in 0..bytes.len() {
             let mut bent = bytes.clone();
@@ -225,21 +225,21 @@ mod tests {
     }
 
     #[test]
-    fn plain_text_needs_permission_both_ways() {
+    fn plain_text_requires_permission_to_write_and_read() {
         let (plain, strict) = (Sealer::new(Vec::new(), true), Sealer::default());
         assert!(plain.can_seal() && sealer(&[1]).can_seal() && !strict.can_seal());
-        assert!(strict.seal(&acme(), &material(), None).is_none());
-        let stored = plain.seal(&acme(), &material(), None).unwrap();
-        assert!(plain.open(&acme(), &stored).unwrap() == material());
-        assert_eq!(sealer(&[1]).open(&acme(), &stored).err(), Some(Unopened::Plain));
+        assert!(strict.seal(&acme(), &signing_secret(), None).is_none());
+        let stored = plain.seal(&acme(), &signing_secret(), None).unwrap();
+        assert!(plain.open(&acme(), &stored).unwrap() == signing_secret());
+        assert_eq!(sealer(&[1]).open(&acme(), &stored).err(), Some(UnsealError::Plain));
         let both = Sealer::new(vec![key(1)], true);
         assert!(both.open(&acme(), &stored).is_ok());
-        assert!(both.seal(&acme(), &material(), None).unwrap().plain.is_none());
-        assert_eq!(both.open(&acme(), &StoredSecret::default()).err(), Some(Unopened::Unknown));
+        assert!(both.seal(&acme(), &signing_secret(), None).unwrap().plain.is_none());
+        assert_eq!(both.open(&acme(), &StoredSecret::default()).err(), Some(UnsealError::Unknown));
     }
 
     #[test]
-    fn keys_are_32_bytes_in_base64_and_a_refusal_does_not_repeat_them() {
+    fn sealing_key_error_does_not_repeat_the_text() {
         for wrong in ["", "5ecret", &STANDARD.encode([1; 31]), &STANDARD.encode([1; 33])] {
             let refused = wrong.parse::<SealingKey>().unwrap_err();
             assert!(!refused.to_string().contains("5ecret"));

@@ -8,10 +8,10 @@ use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use zeroize::Zeroizing;
 
-const READING: GeneralPurposeConfig =
+const DECODE_CONFIG: GeneralPurposeConfig =
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
-const STANDARD: GeneralPurpose = GeneralPurpose::new(&alphabet::STANDARD, READING);
-const URL_SAFE: GeneralPurpose = GeneralPurpose::new(&alphabet::URL_SAFE, READING);
+const STANDARD: GeneralPurpose = GeneralPurpose::new(&alphabet::STANDARD, DECODE_CONFIG);
+const URL_SAFE: GeneralPurpose = GeneralPurpose::new(&alphabet::URL_SAFE, DECODE_CONFIG);
 
 /// The bytes that `text` stands for.
 pub(crate) fn decode(text: impl AsRef<[u8]>) -> Option<Vec<u8>> {
@@ -45,7 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn base64_of_every_spelling_is_read() {
+    fn base64_in_either_alphabet_is_decoded() {
         let bytes = [0xfb, 0xef, 0xff, 0x01];
         for text in ["++//AQ==", "++//AQ", "--__AQ==", "--__AQ"] {
             assert_eq!(decode(text), Some(bytes.to_vec()), "{text}");
@@ -53,7 +53,7 @@ mod tests {
     }
 
     #[test]
-    fn base64_of_a_wrapped_secret_is_read() {
+    fn base64_of_a_wrapped_secret_is_decoded() {
         for text in ["++//\nAQ==", "++//\r\nAQ==\r\n", "++//\n  AQ"] {
             assert_eq!(decode_secret(text), Some(vec![0xfb, 0xef, 0xff, 0x01]), "{text:?}");
             assert_eq!(decode(text), None, "{text:?}");
@@ -64,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn base64_with_a_second_meaning_is_refused() {
+    fn ambiguous_base64_is_refused() {
         for text in ["+-//AQ", "++//AR", "++//A", "++//A Q", "++//AQ===", "++/=/AQ", "="] {
             assert_eq!(decode(text), None, "{text}");
         }

@@ -1,10 +1,10 @@
 //! What a verifier may ask of a request's headers.
 
-use super::refusal::Refusal;
+use super::verify_error::VerifyError;
 
 /// What a request says under a header name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Found<'h> {
+pub enum HeaderLookup<'h> {
     /// Nothing.
     Absent,
     /// One value, as received.
@@ -19,10 +19,14 @@ pub trait Headers {
     fn each<'h>(&'h self, name: &str, visit: &mut dyn FnMut(&'h [u8]));
 
     /// The value of `name`, which is in lower case.
-    fn find(&self, name: &str) -> Found<'_> {
-        let mut found = Found::Absent;
+    fn find(&self, name: &str) -> HeaderLookup<'_> {
+        let mut found = HeaderLookup::Absent;
         self.each(name, &mut |value| {
-            found = if found == Found::Absent { Found::One(value) } else { Found::Several };
+            found = if found == HeaderLookup::Absent {
+                HeaderLookup::One(value)
+            } else {
+                HeaderLookup::Several
+            };
         });
         found
     }
@@ -46,12 +50,12 @@ impl<N: AsRef<str>, V: AsRef<[u8]>> Headers for Vec<(N, V)> {
 /// `names` that is present counts.
 ///
 /// # Errors
-/// [`Refusal::Missing`] where none is present.
-pub(super) fn signatures<'h>(
+/// [`VerifyError::Missing`] where none is present.
+pub(super) fn each_signature_line<'h>(
     headers: &'h dyn Headers,
     names: &[String],
     visit: &mut dyn FnMut(&'h [u8]),
-) -> Result<(), Refusal> {
+) -> Result<(), VerifyError> {
     let mut present = false;
     for name in names {
         headers.each(name, &mut |line| {
@@ -62,23 +66,23 @@ pub(super) fn signatures<'h>(
             return Ok(());
         }
     }
-    Err(Refusal::Missing)
+    Err(VerifyError::Missing)
 }
 
 /// `text` without blanks and one pair of quotation marks around it, as structured fields have them.
-pub(super) fn bare(text: &[u8]) -> &[u8] {
+pub(super) fn unquote(text: &[u8]) -> &[u8] {
     let text = text.trim_ascii();
     text.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\"")).unwrap_or(text)
 }
 
 /// A header that must be there once; `what` says which in the refusal.
-pub(super) fn only<'h>(
+pub(super) fn single_header<'h>(
     headers: &'h dyn Headers,
     name: &str,
     what: &'static str,
-) -> Result<&'h [u8], Refusal> {
+) -> Result<&'h [u8], VerifyError> {
     match headers.find(name) {
-        Found::One(value) => Ok(value),
-        Found::Absent | Found::Several => Err(Refusal::Malformed(what)),
+        HeaderLookup::One(value) => Ok(value),
+        HeaderLookup::Absent | HeaderLookup::Several => Err(VerifyError::Malformed(what)),
     }
 }

@@ -8,7 +8,7 @@ use jsonwebtoken::DecodingKey;
 use zeroize::Zeroizing;
 
 use super::base64_text;
-use super::mac::same;
+use super::mac::constant_time_eq;
 use super::spec::{Scheme, SecretEncoding};
 use crate::config::SecretText;
 
@@ -18,7 +18,7 @@ pub struct Secret(Zeroizing<Vec<u8>>);
 
 /// A secret whose text cannot become a key. Never shows the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum InvalidSecret {
+pub enum SecretError {
     /// Nothing to sign with.
     #[error("is empty")]
     Empty,
@@ -48,21 +48,21 @@ impl Secret {
     ///
     /// # Errors
     /// When it is empty or not of this encoding.
-    pub fn decode(text: &str, encoding: SecretEncoding) -> Result<Self, InvalidSecret> {
+    pub fn decode(text: &str, encoding: SecretEncoding) -> Result<Self, SecretError> {
         let secret = match encoding {
             SecretEncoding::Utf8 => Self::new(text),
             SecretEncoding::Base64 => {
-                Self::new(base64_text::decode_secret(text).ok_or(InvalidSecret::Base64)?)
+                Self::new(base64_text::decode_secret(text).ok_or(SecretError::Base64)?)
             }
-            SecretEncoding::Hex => Self::new(hex::decode(text).map_err(|_| InvalidSecret::Hex)?),
+            SecretEncoding::Hex => Self::new(hex::decode(text).map_err(|_| SecretError::Hex)?),
         };
-        if secret.0.is_empty() { Err(InvalidSecret::Empty) } else { Ok(secret) }
+        if secret.0.is_empty() { Err(SecretError::Empty) } else { Ok(secret) }
     }
 
     /// Compares `text` with this secret. Only their lengths may show in the time that it takes.
     #[must_use]
-    pub fn is(&self, text: &[u8]) -> bool {
-        same(&self.0, text)
+    pub fn equals(&self, text: &[u8]) -> bool {
+        constant_time_eq(&self.0, text)
     }
 
     /// The key.
@@ -142,7 +142,7 @@ impl Scheme {
     ///
     /// # Errors
     /// When the text cannot be one.
-    pub fn secret(&self, text: &str) -> Result<Secret, InvalidSecret> {
+    pub fn secret(&self, text: &str) -> Result<Secret, SecretError> {
         match self {
             Self::Hmac(spec) => Secret::decode(text, spec.secret_encoding),
             Self::Pairs(spec) => Secret::decode(text, spec.secret_encoding),
@@ -158,9 +158,9 @@ impl Scheme {
     ///
     /// # Errors
     /// When the text cannot be one, either way.
-    pub fn secrets(&self, text: &SecretText) -> Result<Vec<Secret>, InvalidSecret> {
+    pub fn secrets(&self, text: &SecretText) -> Result<Vec<Secret>, SecretError> {
         if text.is_empty() {
-            return Err(InvalidSecret::Empty);
+            return Err(SecretError::Empty);
         }
         let clean = self.secret(text.clean());
         let literal = text.remark().and_then(|_| self.secret(text.literal()).ok());
@@ -182,13 +182,15 @@ impl Scheme {
 
 /// `whsec_…`, which some services hand out as `v1,whsec_…`, or without either. A blank may follow
 /// the comma.
-fn standard_webhooks(text: &str) -> Result<Secret, InvalidSecret> {
+fn standard_webhooks(text: &str) -> Result<Secret, SecretError> {
     let text = base64_text::without_version(text);
     if ["whsk_", "whpk_"].iter().any(|prefix| text.starts_with(prefix)) {
-        return Err(InvalidSecret::Asymmetric);
+        return Err(SecretError::Asymmetric);
     }
     let key = Secret::decode(text.strip_prefix("whsec_").unwrap_or(text), SecretEncoding::Base64);
-    key.map_err(|error| {
-        if error == InvalidSecret::Base64 { InvalidSecret::StandardWebhooks } else { error }
-    })
+    key.map_err(
+        |error| {
+            if error == SecretError::Base64 { SecretError::StandardWebhooks } else { error }
+        },
+    )
 }

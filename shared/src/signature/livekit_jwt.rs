@@ -10,12 +10,12 @@ use jsonwebtoken::{Algorithm, Validation, decode};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
-use super::headers::{Headers, signatures};
+use super::headers::{Headers, each_signature_line};
 use super::keys::Credential;
-use super::mac::{Tag, same};
-use super::refusal::Refusal;
+use super::mac::{Tag, constant_time_eq};
 use super::spec::{Encoding, Hash, JwtSpec};
-use super::{Covered, Millis};
+use super::verify_error::VerifyError;
+use super::{CoveredHeaders, Millis};
 
 /// Most lines of the header that are checked.
 const MAX_TOKENS: usize = 4;
@@ -23,7 +23,7 @@ const MAX_TOKENS: usize = 4;
 const MAX_TOKEN_BYTES: usize = 8192;
 
 #[derive(Deserialize)]
-struct Claims {
+struct TokenClaims {
     iss: String,
     exp: f64,
     nbf: Option<f64>,
@@ -36,42 +36,43 @@ pub(super) fn verify<'a>(
     headers: &'a dyn Headers,
     body: &[u8],
     now: Millis,
-) -> Result<Covered<'a>, Refusal> {
-    let (mut verdict, mut lines) = (Err(Refusal::Missing), 0);
-    signatures(headers, &spec.headers, &mut |token| {
+) -> Result<CoveredHeaders<'a>, VerifyError> {
+    let (mut verdict, mut lines) = (Err(VerifyError::Missing), 0);
+    each_signature_line(headers, &spec.headers, &mut |token| {
         lines += 1;
         if verdict.is_err() && lines <= MAX_TOKENS {
-            let next = one(spec, credentials, token, body, now);
+            let next = verify_token(spec, credentials, token, body, now);
             // The refusal of a token that our clock may be wrong about is the one to report.
-            if !verdict.is_err_and(|refusal| refusal.valid_but_for_time()) || next.is_ok() {
+            if !verdict.is_err_and(|refusal| refusal.is_valid_except_time()) || next.is_ok() {
                 verdict = next;
             }
         }
     })?;
-    verdict.map(|()| Covered::default())
+    verdict.map(|()| CoveredHeaders::default())
 }
 
 /// Checks one token.
-fn one(
+fn verify_token(
     spec: &JwtSpec,
     credentials: &[Credential],
     token: &[u8],
     body: &[u8],
     now: Millis,
-) -> Result<(), Refusal> {
+) -> Result<(), VerifyError> {
     if token.len() > MAX_TOKEN_BYTES {
-        return Err(Refusal::Malformed("token"));
+        return Err(VerifyError::Malformed("token"));
     }
-    let claims = genuine(credentials, token)?;
+    let claims = decode_claims(credentials, token)?;
 
     let claimed = Tag::decode(Hash::Sha256, Encoding::Base64, claims.sha256.as_bytes());
-    let valid = claimed.is_some_and(|claimed| same(claimed.as_bytes(), &Sha256::digest(body)));
-    within(&claims, now, spec.leeway, valid)?;
-    if valid { Ok(()) } else { Err(Refusal::BodyHashMismatch) }
+    let valid =
+        claimed.is_some_and(|claimed| constant_time_eq(claimed.as_bytes(), &Sha256::digest(body)));
+    check_validity(&claims, now, spec.leeway, valid)?;
+    if valid { Ok(()) } else { Err(VerifyError::BodyHashMismatch) }
 }
 
 /// The claims of a token that was made with one of `credentials` and names it as its issuer.
-fn genuine(credentials: &[Credential], token: &[u8]) -> Result<Claims, Refusal> {
+fn decode_claims(credentials: &[Credential], token: &[u8]) -> Result<TokenClaims, VerifyError> {
     // Times are checked by our own clock, which tests and the skew check control; the issuer with its credential.
     let mut validation = Validation::new(Algorithm::HS256);
     validation.required_spec_claims.clear();
@@ -79,27 +80,27 @@ fn genuine(credentials: &[Credential], token: &[u8]) -> Result<Claims, Refusal> 
     validation.validate_aud = false;
 
     for credential in credentials {
-        match decode::<Claims>(token, credential.decoding_key(), &validation) {
+        match decode::<TokenClaims>(token, credential.decoding_key(), &validation) {
             Ok(token) if token.claims.iss == credential.key() => return Ok(token.claims),
             Ok(_) => {}
             Err(error) if *error.kind() == ErrorKind::InvalidSignature => {}
-            Err(_) => return Err(Refusal::Malformed("token")),
+            Err(_) => return Err(VerifyError::Malformed("token")),
         }
     }
-    Err(Refusal::Mismatch)
+    Err(VerifyError::Mismatch)
 }
 
-fn within(
-    claims: &Claims,
+fn check_validity(
+    claims: &TokenClaims,
     now: Millis,
     leeway: Duration,
     signature_valid: bool,
-) -> Result<(), Refusal> {
+) -> Result<(), VerifyError> {
     let current = now.div_euclid(1000);
     let leeway = i64::try_from(leeway.as_secs()).unwrap_or(i64::MAX);
     let limit = |received: i64| {
         let diff = current.saturating_sub(received).saturating_abs();
-        Err(Refusal::OutsideTolerance { received, current, diff, signature_valid })
+        Err(VerifyError::OutsideTolerance { received, current, diff, signature_valid })
     };
     // Saturates: a limit beyond all times stays one.
     let (exp, nbf) = (claims.exp as i64, claims.nbf.map(|nbf| nbf as i64));

@@ -9,19 +9,19 @@ use subtle::ConstantTimeEq;
 use super::base64_text;
 use super::keys::Secret;
 use super::spec::{Encoding, Hash};
-use super::template::{Part, Template};
+use super::template::{Template, TemplatePart};
 
 /// Room for the longest signature, and for what base64 needs beyond it while decoding.
-const ROOM: usize = 72;
+const TAG_BUFFER_BYTES: usize = 72;
 
 /// Bytes of a signature.
 pub(super) struct Tag {
-    bytes: [u8; ROOM],
+    bytes: [u8; TAG_BUFFER_BYTES],
     len: usize,
 }
 
 /// What is signed.
-pub(super) struct Signed<'a> {
+pub(super) struct SignedContent<'a> {
     pub(super) template: &'a Template,
     pub(super) timestamp: &'a [u8],
     pub(super) id: &'a [u8],
@@ -29,7 +29,7 @@ pub(super) struct Signed<'a> {
 }
 
 /// Whether two byte strings are the same. Only their lengths may show in the time that it takes.
-pub(super) fn same(one: &[u8], other: &[u8]) -> bool {
+pub(super) fn constant_time_eq(one: &[u8], other: &[u8]) -> bool {
     one.ct_eq(other).into()
 }
 
@@ -51,9 +51,9 @@ impl Tag {
 
     /// A signature as sent; `None`: nothing that `hash` could have made.
     pub(super) fn decode(hash: Hash, encoding: Encoding, text: &[u8]) -> Option<Self> {
-        let (mut bytes, len) = ([0; ROOM], hash.len());
+        let (mut bytes, len) = ([0; TAG_BUFFER_BYTES], hash.len());
         match encoding {
-            Encoding::Hex => unhex(text, bytes.get_mut(..len)?)?,
+            Encoding::Hex => decode_hex(text, bytes.get_mut(..len)?)?,
             Encoding::Base64 if text.len() > len.div_ceil(3) * 4 => return None,
             Encoding::Base64 => {
                 base64_text::decode_slice(text, &mut bytes).filter(|decoded| *decoded == len)?;
@@ -62,23 +62,23 @@ impl Tag {
         Some(Self { bytes, len })
     }
 
-    fn compute<M: Mac + KeyInit>(key: &[u8], signed: &Signed<'_>) -> Option<Self> {
+    fn compute<M: Mac + KeyInit>(key: &[u8], signed: &SignedContent<'_>) -> Option<Self> {
         let mut mac = <M as KeyInit>::new_from_slice(key).ok()?;
         for part in signed.template.parts() {
             mac.update(match part {
-                Part::Literal(text) => text.as_bytes(),
-                Part::Body => signed.body,
-                Part::Timestamp => signed.timestamp,
-                Part::Id => signed.id,
+                TemplatePart::Literal(text) => text.as_bytes(),
+                TemplatePart::Body => signed.body,
+                TemplatePart::Timestamp => signed.timestamp,
+                TemplatePart::Id => signed.id,
             });
         }
         let output = mac.finalize().into_bytes();
-        let mut bytes = [0; ROOM];
+        let mut bytes = [0; TAG_BUFFER_BYTES];
         bytes.get_mut(..output.len())?.copy_from_slice(&output);
         Some(Self { bytes, len: output.len() })
     }
 
-    pub(super) fn of(hash: Hash, key: &[u8], signed: &Signed<'_>) -> Option<Self> {
+    pub(super) fn of(hash: Hash, key: &[u8], signed: &SignedContent<'_>) -> Option<Self> {
         match hash {
             Hash::Sha1 => Self::compute::<Hmac<Sha1>>(key, signed),
             Hash::Sha256 => Self::compute::<Hmac<Sha256>>(key, signed),
@@ -87,9 +87,9 @@ impl Tag {
     }
 }
 
-/// What each byte stands for as a hexadecimal digit, in either case; [`NO_DIGIT`]: nothing.
-const DIGITS: [u8; 256] = {
-    let (mut digits, mut value) = ([NO_DIGIT; 256], 0);
+/// What each byte stands for as a hexadecimal digit, in either case; [`NOT_HEX`]: nothing.
+const HEX_VALUES: [u8; 256] = {
+    let (mut digits, mut value) = ([NOT_HEX; 256], 0);
     while value < 16 {
         digits[b"0123456789abcdef"[value] as usize] = value as u8;
         digits[b"0123456789ABCDEF"[value] as usize] = value as u8;
@@ -97,18 +97,18 @@ const DIGITS: [u8; 256] = {
     }
     digits
 };
-const NO_DIGIT: u8 = 0xff;
+const NOT_HEX: u8 = 0xff;
 
 /// Reads as many bytes as `bytes` is long from just so many pairs of digits; `None`: `text` is something else. What it
 /// reads is what a stranger sent, and no secret. Twice as fast as the `hex` crate, which looks at each digit by itself.
-fn unhex(text: &[u8], bytes: &mut [u8]) -> Option<()> {
+fn decode_hex(text: &[u8], bytes: &mut [u8]) -> Option<()> {
     let (pairs, odd) = text.as_chunks::<2>();
     if pairs.len() != bytes.len() || !odd.is_empty() {
         return None;
     }
     let mut seen = 0;
     for (byte, [high, low]) in bytes.iter_mut().zip(pairs) {
-        let (high, low) = (DIGITS[usize::from(*high)], DIGITS[usize::from(*low)]);
+        let (high, low) = (HEX_VALUES[usize::from(*high)], HEX_VALUES[usize::from(*low)]);
         seen |= high | low;
         *byte = high << 4 | low;
     }
@@ -141,9 +141,9 @@ impl Candidates {
     }
 
     /// Returns true if one of them is `tag`. All are compared, whichever it is.
-    fn holds(&self, tag: &Tag) -> bool {
+    fn contains(&self, tag: &Tag) -> bool {
         let all = self.first.iter().chain(&self.more);
-        all.fold(false, |found, one| found | same(tag.as_bytes(), one.as_bytes()))
+        all.fold(false, |found, one| found | constant_time_eq(tag.as_bytes(), one.as_bytes()))
     }
 }
 
@@ -151,14 +151,14 @@ impl Candidates {
 pub(super) fn any_matches(
     hash: Hash,
     secrets: &[Secret],
-    signed: &Signed<'_>,
+    signed: &SignedContent<'_>,
     candidates: &Candidates,
 ) -> bool {
     !candidates.is_empty()
         && secrets
             .iter()
             .filter_map(|secret| Tag::of(hash, secret.expose(), signed))
-            .any(|tag| candidates.holds(&tag))
+            .any(|tag| candidates.contains(&tag))
 }
 
 #[cfg(test)]
@@ -168,23 +168,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hex_is_two_digits_a_byte_in_either_case_and_nothing_else() {
+    fn hex_accepts_two_digits_a_byte_in_either_case() {
         let all: Vec<u8> = (0..=255).collect();
         let mut read = [0; 256];
         for text in [hex::encode(&all), hex::encode_upper(&all)] {
             read.fill(0);
-            assert_eq!(unhex(text.as_bytes(), &mut read), Some(()));
+            assert_eq!(decode_hex(text.as_bytes(), &mut read), Some(()));
             assert_eq!(read.as_slice(), all);
         }
         for byte in 0..=255_u8 {
             let digit = byte.is_ascii_hexdigit();
             for text in [[byte, b'0'], [b'0', byte]] {
-                assert_eq!(unhex(&text, &mut [0]).is_some(), digit, "{byte:#x}");
+                assert_eq!(decode_hex(&text, &mut [0]).is_some(), digit, "{byte:#x}");
                 assert_eq!(hex::decode_to_slice(text, &mut [0]).is_ok(), digit, "{byte:#x}");
             }
         }
         for text in ["", "0", "000", "0000"] {
-            assert_eq!(unhex(text.as_bytes(), &mut [0]), None, "{text:?}");
+            assert_eq!(decode_hex(text.as_bytes(), &mut [0]), None, "{text:?}");
         }
     }
 }

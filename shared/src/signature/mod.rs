@@ -15,44 +15,44 @@
 //!   refused.
 
 pub(crate) mod base64_text;
-mod freshness;
+mod challenge;
 mod headers;
 mod hmac;
 mod keys;
 mod livekit_jwt;
 mod mac;
 mod pairs;
-mod problems;
-mod proof;
-mod refusal;
 mod shared_secret;
 mod sign;
 mod spec;
 mod standard_webhooks;
 mod template;
+mod timestamp;
+mod validate;
 mod variants;
+mod verify_error;
 
-pub use headers::{Found, Headers};
-pub use keys::{Credential, InvalidSecret, Keys, Secret};
-pub use proof::prove;
-pub use refusal::Refusal;
-pub use sign::{CannotSign, SignatureHeaders, sign};
+pub use challenge::challenge_response;
+pub use headers::{HeaderLookup, Headers};
+pub use keys::{Credential, Keys, Secret, SecretError};
+pub use sign::{SignError, SignatureHeaders, sign};
 pub use spec::{
-    Encoding, Hash, HmacSpec, JwtSpec, PairsSpec, Scheme, SecretEncoding, SharedSecretSpec,
-    SpecProblem, StandardHeaders, StandardWebhooksSpec, TimestampHeader, TimestampUnit,
+    Encoding, Hash, HmacSpec, JwtSpec, PairsSpec, Scheme, SchemeError, SecretEncoding,
+    SharedSecretSpec, StandardHeaders, StandardWebhooksSpec, TimestampHeader, TimestampUnit,
 };
-pub use template::{InvalidTemplate, Part, Template};
+pub use template::{Template, TemplateError, TemplatePart};
+pub use verify_error::VerifyError;
 
 use crate::event::Millis;
 
 /// Names of the headers that a signature covers.
-type Covered<'a> = [Option<&'a str>; 2];
+type CoveredHeaders<'a> = [Option<&'a str>; 2];
 
 /// A genuine request.
 #[derive(Clone, Copy)]
 pub struct Verified<'a> {
     scheme: &'a Scheme,
-    covered: Covered<'a>,
+    covered: CoveredHeaders<'a>,
     headers: &'a dyn Headers,
     body: &'a [u8],
 }
@@ -60,14 +60,14 @@ pub struct Verified<'a> {
 /// Checks a request's signature over `body` at the time `now`. Keys of the wrong kind, or none, verify nothing.
 ///
 /// # Errors
-/// When it is not genuine; see [`Refusal`].
+/// When it is not genuine; see [`VerifyError`].
 pub fn verify<'a>(
     scheme: &'a Scheme,
     keys: &Keys,
     headers: &'a dyn Headers,
     body: &'a [u8],
     now: Millis,
-) -> Result<Verified<'a>, Refusal> {
+) -> Result<Verified<'a>, VerifyError> {
     let (secrets, credentials) = match keys {
         Keys::Secrets(secrets) => (secrets.as_slice(), [].as_slice()),
         Keys::Credentials(credentials) => ([].as_slice(), credentials.as_slice()),
@@ -107,8 +107,8 @@ impl<'a> Verified<'a> {
     #[must_use]
     pub fn unsigned_header(&self, name: &str) -> Option<&'a str> {
         match self.headers.find(name) {
-            Found::One(value) => std::str::from_utf8(value).ok(),
-            Found::Absent | Found::Several => None,
+            HeaderLookup::One(value) => std::str::from_utf8(value).ok(),
+            HeaderLookup::Absent | HeaderLookup::Several => None,
         }
     }
 }

@@ -4,13 +4,13 @@
 //! All lines of the header are one list: senders that rotate their secret repeat the header or the
 //! whole list. The time may be repeated, but there is only one.
 
-use super::freshness;
-use super::headers::{Headers, bare, signatures};
+use super::headers::{Headers, each_signature_line, unquote};
 use super::keys::Secret;
-use super::mac::{Candidates, Signed, Tag, any_matches};
-use super::refusal::Refusal;
+use super::mac::{Candidates, SignedContent, Tag, any_matches};
 use super::spec::PairsSpec;
-use super::{Covered, Millis};
+use super::timestamp;
+use super::verify_error::VerifyError;
+use super::{CoveredHeaders, Millis};
 
 /// Most pairs in a header; a sender that rotates its secret sends three.
 const MAX_PAIRS: usize = 32;
@@ -21,26 +21,26 @@ pub(super) fn verify<'a>(
     headers: &'a dyn Headers,
     body: &[u8],
     now: Millis,
-) -> Result<Covered<'a>, Refusal> {
+) -> Result<CoveredHeaders<'a>, VerifyError> {
     let (mut pairs, mut read) = (Pairs::default(), Ok(()));
-    signatures(headers, &spec.headers, &mut |line| {
+    each_signature_line(headers, &spec.headers, &mut |line| {
         if read.is_ok() {
             read = pairs.add(spec, line);
         }
     })?;
     read?;
     if !pairs.named {
-        return Err(Refusal::Malformed("no signature of this scheme"));
+        return Err(VerifyError::Malformed("no signature of this scheme"));
     }
-    let time = pairs.time.ok_or(Refusal::Malformed("no time"))?;
-    let at = freshness::timestamp(spec.unit, time)?;
+    let time = pairs.time.ok_or(VerifyError::Malformed("no time"))?;
+    let at = timestamp::parse(spec.unit, time)?;
 
-    let signed = Signed { template: &spec.signed, timestamp: time, id: b"", body };
+    let signed = SignedContent { template: &spec.signed, timestamp: time, id: b"", body };
     let valid = any_matches(spec.hash, secrets, &signed, &pairs.signatures);
     if let Some(tolerance) = spec.tolerance {
-        freshness::check(at, now, tolerance, valid)?;
+        timestamp::check(at, now, tolerance, valid)?;
     }
-    if valid { Ok(Covered::default()) } else { Err(Refusal::Mismatch) }
+    if valid { Ok(CoveredHeaders::default()) } else { Err(VerifyError::Mismatch) }
 }
 
 #[derive(Default)]
@@ -55,16 +55,16 @@ struct Pairs<'h> {
 impl<'h> Pairs<'h> {
     /// Adds one line of the header. Keys of other schemes are passed over; a signature that cannot
     /// be one is like one that does not match. Different times would let the sender choose.
-    fn add(&mut self, spec: &PairsSpec, line: &'h [u8]) -> Result<(), Refusal> {
+    fn add(&mut self, spec: &PairsSpec, line: &'h [u8]) -> Result<(), VerifyError> {
         let mut rest = line;
         while let Some((key, value)) = next(&mut rest) {
             self.count += 1;
             if self.count > MAX_PAIRS {
-                return Err(Refusal::Malformed("pair"));
+                return Err(VerifyError::Malformed("pair"));
             }
             if key == spec.timestamp_key.as_bytes() {
                 if self.time.replace(value).is_some_and(|before| before != value) {
-                    return Err(Refusal::Malformed("two times"));
+                    return Err(VerifyError::Malformed("two times"));
                 }
             } else if key == spec.signature_key.as_bytes() {
                 self.named = true;
@@ -89,7 +89,7 @@ fn next<'h>(rest: &mut &'h [u8]) -> Option<(&'h [u8], &'h [u8])> {
     };
     let (value, behind) = split(value.trim_ascii_start(), separates);
     *rest = behind;
-    Some((key, bare(value)))
+    Some((key, unquote(value)))
 }
 
 /// `text` up to the first byte that ends it, and the rest.

@@ -2,12 +2,12 @@
 
 use sha2::{Digest, Sha256};
 
-use super::Covered;
-use super::headers::{Headers, signatures};
+use super::CoveredHeaders;
+use super::headers::{Headers, each_signature_line};
 use super::keys::Secret;
-use super::mac::same;
-use super::refusal::Refusal;
+use super::mac::constant_time_eq;
 use super::spec::SharedSecretSpec;
+use super::verify_error::VerifyError;
 
 /// Most lines of the header that are checked.
 const MAX_LINES: usize = 16;
@@ -16,22 +16,22 @@ pub(super) fn verify<'a>(
     spec: &SharedSecretSpec,
     secrets: &[Secret],
     headers: &'a dyn Headers,
-) -> Result<Covered<'a>, Refusal> {
+) -> Result<CoveredHeaders<'a>, VerifyError> {
     let (mut verified, mut lines) = (false, 0);
-    signatures(headers, &spec.headers, &mut |line| {
+    each_signature_line(headers, &spec.headers, &mut |line| {
         lines += 1;
         if lines <= MAX_LINES {
             verified |= is_one(secrets, line);
         }
     })?;
-    if verified { Ok(Covered::default()) } else { Err(Refusal::Mismatch) }
+    if verified { Ok(CoveredHeaders::default()) } else { Err(VerifyError::Mismatch) }
 }
 
 /// Returns true if `sent` is one of `secrets`. Hashes are compared, so that not even the secret's
 /// length shows.
 fn is_one(secrets: &[Secret], sent: &[u8]) -> bool {
     let sent = Sha256::digest(sent);
-    secrets
-        .iter()
-        .fold(false, |found, secret| found | same(&Sha256::digest(secret.expose()), &sent))
+    secrets.iter().fold(false, |found, secret| {
+        found | constant_time_eq(&Sha256::digest(secret.expose()), &sent)
+    })
 }

@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 
 use super::Millis;
 use super::keys::{Credential, Keys, Secret};
-use super::mac::{Signed, Tag};
+use super::mac::{SignedContent, Tag};
 use super::spec::{
     Encoding, Hash, HmacSpec, PairsSpec, Scheme, StandardWebhooksSpec, TimestampUnit,
 };
@@ -19,11 +19,11 @@ use super::template::Template;
 use crate::clock;
 
 /// How long a token is valid, in seconds: LiveKit's five minutes.
-const TOKEN_SECONDS: i64 = 300;
+const TOKEN_LIFETIME_SECONDS: i64 = 300;
 
 /// Why a request cannot be signed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum CannotSign {
+pub enum SignError {
     /// There is no key of the kind that the scheme takes.
     #[error("there is no key of the kind that the signature takes")]
     NoKey,
@@ -44,47 +44,47 @@ pub type SignatureHeaders = Vec<(String, String)>;
 /// Signs `body` as sent at the time `now`; `id` goes where the scheme has one.
 ///
 /// # Errors
-/// See [`CannotSign`].
+/// See [`SignError`].
 pub fn sign(
     scheme: &Scheme,
     keys: &Keys,
     body: &[u8],
     id: &str,
     now: Millis,
-) -> Result<SignatureHeaders, CannotSign> {
+) -> Result<SignatureHeaders, SignError> {
     match (scheme, keys) {
         (Scheme::LivekitJwt(spec), Keys::Credentials(credentials)) => {
-            let credential = credentials.first().ok_or(CannotSign::NoKey)?;
+            let credential = credentials.first().ok_or(SignError::NoKey)?;
             one(&spec.headers, token(credential, body, now)?)
         }
         (_, Keys::Credentials(_)) | (Scheme::LivekitJwt(_), Keys::Secrets(_)) => {
-            Err(CannotSign::NoKey)
+            Err(SignError::NoKey)
         }
         (scheme, Keys::Secrets(secrets)) => {
-            let secret = secrets.first().ok_or(CannotSign::NoKey)?;
+            let secret = secrets.first().ok_or(SignError::NoKey)?;
             match scheme {
                 Scheme::Hmac(spec) => hmac(spec, secret, body, id, now),
                 Scheme::Pairs(spec) => pairs(spec, secret, body, now),
                 Scheme::StandardWebhooks(spec) => standard_webhooks(spec, secret, body, id, now),
                 Scheme::SharedSecret(spec) => {
                     let text =
-                        std::str::from_utf8(secret.expose()).map_err(|_| CannotSign::NotAHeader)?;
+                        std::str::from_utf8(secret.expose()).map_err(|_| SignError::NotAHeader)?;
                     let fits = text.trim() == text
                         && text.bytes().all(|b| b == b' ' || b.is_ascii_graphic());
                     if fits {
                         one(&spec.headers, text.to_owned())
                     } else {
-                        Err(CannotSign::NotAHeader)
+                        Err(SignError::NotAHeader)
                     }
                 }
-                Scheme::LivekitJwt(_) => Err(CannotSign::NoKey),
+                Scheme::LivekitJwt(_) => Err(SignError::NoKey),
             }
         }
     }
 }
 
-fn one(headers: &[String], value: String) -> Result<SignatureHeaders, CannotSign> {
-    let name = headers.first().ok_or(CannotSign::NotAHeader)?;
+fn one(headers: &[String], value: String) -> Result<SignatureHeaders, SignError> {
+    let name = headers.first().ok_or(SignError::NotAHeader)?;
     Ok(vec![(name.clone(), value)])
 }
 
@@ -94,7 +94,7 @@ fn hmac(
     body: &[u8],
     id: &str,
     now: Millis,
-) -> Result<SignatureHeaders, CannotSign> {
+) -> Result<SignatureHeaders, SignError> {
     let stamp = spec.timestamp.as_ref();
     let timestamp = stamp.map(|stamp| timestamp(stamp.unit, now)).transpose()?.unwrap_or_default();
     let tag = tag(spec.hash, spec.encoding, secret, &spec.signed, &timestamp, id, body)?;
@@ -109,7 +109,7 @@ fn pairs(
     secret: &Secret,
     body: &[u8],
     now: Millis,
-) -> Result<SignatureHeaders, CannotSign> {
+) -> Result<SignatureHeaders, SignError> {
     let timestamp = timestamp(spec.unit, now)?;
     let tag = tag(spec.hash, spec.encoding, secret, &spec.signed, &timestamp, "", body)?;
     one(&spec.headers, format!("{}={timestamp},{}={tag}", spec.timestamp_key, spec.signature_key))
@@ -121,8 +121,8 @@ fn standard_webhooks(
     body: &[u8],
     id: &str,
     now: Millis,
-) -> Result<SignatureHeaders, CannotSign> {
-    let set = spec.headers.first().ok_or(CannotSign::NotAHeader)?;
+) -> Result<SignatureHeaders, SignError> {
+    let set = spec.headers.first().ok_or(SignError::NotAHeader)?;
     let timestamp = timestamp(TimestampUnit::Seconds, now)?;
     let tag = tag(Hash::Sha256, Encoding::Base64, secret, &spec.signed, &timestamp, id, body)?;
     Ok(vec![
@@ -140,18 +140,19 @@ fn tag(
     timestamp: &str,
     id: &str,
     body: &[u8],
-) -> Result<String, CannotSign> {
-    let signed = Signed { template, timestamp: timestamp.as_bytes(), id: id.as_bytes(), body };
-    let tag = Tag::of(hash, secret.expose(), &signed).ok_or(CannotSign::Key)?;
+) -> Result<String, SignError> {
+    let signed =
+        SignedContent { template, timestamp: timestamp.as_bytes(), id: id.as_bytes(), body };
+    let tag = Tag::of(hash, secret.expose(), &signed).ok_or(SignError::Key)?;
     Ok(match encoding {
         Encoding::Hex => hex::encode(tag.as_bytes()),
         Encoding::Base64 => STANDARD.encode(tag.as_bytes()),
     })
 }
 
-fn timestamp(unit: TimestampUnit, now: Millis) -> Result<String, CannotSign> {
+fn timestamp(unit: TimestampUnit, now: Millis) -> Result<String, SignError> {
     match unit {
-        _ if now <= 0 => Err(CannotSign::Time),
+        _ if now <= 0 => Err(SignError::Time),
         TimestampUnit::Seconds => Ok((now / 1000).to_string()),
         TimestampUnit::Millis => Ok(now.to_string()),
         TimestampUnit::Rfc3339 => Ok(clock::rfc3339(now)),
@@ -159,27 +160,31 @@ fn timestamp(unit: TimestampUnit, now: Millis) -> Result<String, CannotSign> {
 }
 
 #[derive(Serialize)]
-struct Claims<'a> {
+struct NewTokenClaims<'a> {
     iss: &'a str,
     nbf: i64,
     exp: i64,
     sha256: String,
 }
 
-fn token(credential: &Credential, body: &[u8], now: Millis) -> Result<String, CannotSign> {
+fn token(credential: &Credential, body: &[u8], now: Millis) -> Result<String, SignError> {
     let nbf = now.div_euclid(1000);
     let sha256 = STANDARD.encode(Sha256::digest(body));
-    let claims =
-        Claims { iss: credential.key(), nbf, exp: nbf.saturating_add(TOKEN_SECONDS), sha256 };
+    let claims = NewTokenClaims {
+        iss: credential.key(),
+        nbf,
+        exp: nbf.saturating_add(TOKEN_LIFETIME_SECONDS),
+        sha256,
+    };
     let key = EncodingKey::from_secret(credential.secret().expose());
-    encode(&Header::new(Algorithm::HS256), &claims, &key).map_err(|_| CannotSign::Key)
+    encode(&Header::new(Algorithm::HS256), &claims, &key).map_err(|_| SignError::Key)
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-    use super::super::{Refusal, verify};
+    use super::super::{VerifyError, verify};
     use super::*;
     use crate::platform::registry::Registry;
 
@@ -235,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_signed_verifies_with_its_key_at_its_time_for_its_body_and_not_otherwise() {
+    fn signed_request_verifies_only_with_its_key_and_body() {
         for scheme in schemes() {
             let (ours, theirs) =
                 (keys(&scheme, &["one key", "another"]), keys(&scheme, &["a third"]));
@@ -248,7 +253,7 @@ mod tests {
             );
             assert_eq!(
                 verify(&scheme, &theirs, &headers, b"{\"a\":1}", NOW).err(),
-                Some(Refusal::Mismatch),
+                Some(VerifyError::Mismatch),
                 "{scheme:?}"
             );
             if !matches!(scheme, Scheme::SharedSecret(_)) {
@@ -264,16 +269,16 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_signed_is_said() {
+    fn sign_reports_what_cannot_be_signed() {
         let scheme = scheme("scheme = 'shared-secret'\nheader = 'x-secret'");
         let secret = |bytes: &[u8]| Keys::Secrets(vec![Secret::new(bytes)]);
         for bad in [&b"line\nbreak"[..], b"\xff", b" blank"] {
-            assert_eq!(sign(&scheme, &secret(bad), b"", "", NOW), Err(CannotSign::NotAHeader));
+            assert_eq!(sign(&scheme, &secret(bad), b"", "", NOW), Err(SignError::NotAHeader));
         }
-        assert_eq!(sign(&scheme, &Keys::Secrets(Vec::new()), b"", "", NOW), Err(CannotSign::NoKey));
+        assert_eq!(sign(&scheme, &Keys::Secrets(Vec::new()), b"", "", NOW), Err(SignError::NoKey));
         assert_eq!(
             sign(&scheme, &Keys::Credentials(Vec::new()), b"", "", NOW),
-            Err(CannotSign::NoKey)
+            Err(SignError::NoKey)
         );
     }
 }

@@ -1,6 +1,6 @@
 //! How a platform's requests prove themselves, as data.
 //!
-//! Guarantee: a scheme without [`Scheme::problems`] leaves no choice to the sender: which header counts, what is
+//! Guarantee: a scheme without [`Scheme::validate`] leaves no choice to the sender: which header counts, what is
 //! signed, which hash and which spelling are fixed by the definition, and two values that are signed side by side can
 //! not be told apart differently from how the sender meant them.
 
@@ -145,9 +145,9 @@ impl StandardWebhooksSpec {
     ///
     /// # Errors
     /// When a name does not end in `-signature`.
-    pub fn new(headers: &[String], tolerance: Duration) -> Result<Self, SpecProblem> {
+    pub fn new(headers: &[String], tolerance: Duration) -> Result<Self, SchemeError> {
         let set = |name: &String| {
-            let prefix = name.strip_suffix("-signature").ok_or(SpecProblem {
+            let prefix = name.strip_suffix("-signature").ok_or(SchemeError {
                 key: "header",
                 reason: "must end in -signature, from which the names of the other two headers follow",
             })?;
@@ -196,7 +196,7 @@ pub enum Scheme {
 /// Why a scheme cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{key}: {reason}")]
-pub struct SpecProblem {
+pub struct SchemeError {
     /// The key of the signature table that is wrong.
     pub key: &'static str,
     /// What is wrong with it.

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 /// A piece of what is signed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Part {
+pub enum TemplatePart {
     /// Fixed text.
     Literal(String),
     /// `{body}`: the raw body.
@@ -19,12 +19,12 @@ pub enum Part {
 /// What is signed: fixed text around `{body}`, `{timestamp}` and `{id}`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Template {
-    parts: Vec<Part>,
+    parts: Vec<TemplatePart>,
 }
 
 /// A template that cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum InvalidTemplate {
+pub enum TemplateError {
     /// A `{…}` that stands for nothing, or a brace without its partner.
     #[error("may hold {{body}}, {{timestamp}} and {{id}}, and no other brace")]
     Placeholder,
@@ -40,22 +40,22 @@ impl Template {
     /// `{body}`.
     #[must_use]
     pub fn body() -> Self {
-        Self { parts: vec![Part::Body] }
+        Self { parts: vec![TemplatePart::Body] }
     }
 
-    pub(super) fn new(parts: Vec<Part>) -> Self {
+    pub(super) fn new(parts: Vec<TemplatePart>) -> Self {
         Self { parts }
     }
 
     /// The pieces, in order.
     #[must_use]
-    pub fn parts(&self) -> &[Part] {
+    pub fn parts(&self) -> &[TemplatePart] {
         &self.parts
     }
 
     /// Whether `part` is signed.
     #[must_use]
-    pub fn has(&self, part: &Part) -> bool {
+    pub fn has(&self, part: &TemplatePart) -> bool {
         self.parts.contains(part)
     }
 }
@@ -67,36 +67,40 @@ impl Default for Template {
 }
 
 impl FromStr for Template {
-    type Err = InvalidTemplate;
+    type Err = TemplateError;
 
-    fn from_str(text: &str) -> Result<Self, InvalidTemplate> {
-        let mut parts: Vec<Part> = Vec::new();
+    fn from_str(text: &str) -> Result<Self, TemplateError> {
+        let mut parts: Vec<TemplatePart> = Vec::new();
         let mut rest = text;
         while !rest.is_empty() {
             let (literal, tail) = rest.split_once('{').unwrap_or((rest, ""));
             if literal.contains('}') || (tail.is_empty() && rest.len() != literal.len()) {
-                return Err(InvalidTemplate::Placeholder);
+                return Err(TemplateError::Placeholder);
             }
             if !literal.is_empty() {
-                parts.push(Part::Literal(literal.to_owned()));
+                parts.push(TemplatePart::Literal(literal.to_owned()));
             }
             if tail.is_empty() {
                 break;
             }
-            let (name, tail) = tail.split_once('}').ok_or(InvalidTemplate::Placeholder)?;
+            let (name, tail) = tail.split_once('}').ok_or(TemplateError::Placeholder)?;
             let part = match name {
-                "body" => Part::Body,
-                "timestamp" => Part::Timestamp,
-                "id" => Part::Id,
-                _ => return Err(InvalidTemplate::Placeholder),
+                "body" => TemplatePart::Body,
+                "timestamp" => TemplatePart::Timestamp,
+                "id" => TemplatePart::Id,
+                _ => return Err(TemplateError::Placeholder),
             };
             if parts.contains(&part) {
-                return Err(InvalidTemplate::Repeated);
+                return Err(TemplateError::Repeated);
             }
             parts.push(part);
             rest = tail;
         }
-        if parts.contains(&Part::Body) { Ok(Self { parts }) } else { Err(InvalidTemplate::NoBody) }
+        if parts.contains(&TemplatePart::Body) {
+            Ok(Self { parts })
+        } else {
+            Err(TemplateError::NoBody)
+        }
     }
 }
 
@@ -104,10 +108,10 @@ impl fmt::Display for Template {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.parts.iter().try_for_each(|part| {
             f.write_str(match part {
-                Part::Literal(text) => text,
-                Part::Body => "{body}",
-                Part::Timestamp => "{timestamp}",
-                Part::Id => "{id}",
+                TemplatePart::Literal(text) => text,
+                TemplatePart::Body => "{body}",
+                TemplatePart::Timestamp => "{timestamp}",
+                TemplatePart::Id => "{id}",
             })
         })
     }

@@ -16,7 +16,7 @@ use crate::platform::registry::Registry;
 const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures");
 
 #[derive(Deserialize)]
-struct Fixture {
+struct RequestFixture {
     platform: String,
     definition: Option<String>,
     requests: Vec<Request>,
@@ -31,12 +31,12 @@ struct Request {
     secrets: Option<Vec<String>>,
     credentials: Option<Vec<(String, String)>>,
     now: Millis,
-    verdict: Verdict,
+    verdict: ExpectedVerdict,
 }
 
 #[derive(Debug, Deserialize, PartialEq)]
 #[serde(rename_all = "snake_case")]
-enum Verdict {
+enum ExpectedVerdict {
     Genuine,
     Missing,
     Malformed,
@@ -65,18 +65,18 @@ impl Request {
         }
     }
 
-    fn verdict(&self, scheme: &Scheme) -> Verdict {
+    fn verdict(&self, scheme: &Scheme) -> ExpectedVerdict {
         match verify(scheme, &self.keys(scheme), &self.headers, &self.body(), self.now) {
             Ok(verified) => {
                 assert_eq!(verified.body(), self.body());
-                Verdict::Genuine
+                ExpectedVerdict::Genuine
             }
-            Err(Refusal::Missing) => Verdict::Missing,
-            Err(Refusal::Malformed(_)) => Verdict::Malformed,
-            Err(Refusal::Mismatch) => Verdict::Mismatch,
-            Err(Refusal::BodyHashMismatch) => Verdict::BodyHashMismatch,
-            Err(Refusal::OutsideTolerance { received, current, diff, signature_valid }) => {
-                Verdict::Outside { received, current, diff, signature_valid }
+            Err(VerifyError::Missing) => ExpectedVerdict::Missing,
+            Err(VerifyError::Malformed(_)) => ExpectedVerdict::Malformed,
+            Err(VerifyError::Mismatch) => ExpectedVerdict::Mismatch,
+            Err(VerifyError::BodyHashMismatch) => ExpectedVerdict::BodyHashMismatch,
+            Err(VerifyError::OutsideTolerance { received, current, diff, signature_valid }) => {
+                ExpectedVerdict::Outside { received, current, diff, signature_valid }
             }
         }
     }
@@ -90,9 +90,9 @@ fn folders() -> Vec<PathBuf> {
     folders
 }
 
-fn read(folder: &Path) -> (Fixture, Scheme) {
+fn read(folder: &Path) -> (RequestFixture, Scheme) {
     let text = std::fs::read_to_string(folder.join("requests.json")).unwrap();
-    let fixture: Fixture = serde_json::from_str(&text).unwrap();
+    let fixture: RequestFixture = serde_json::from_str(&text).unwrap();
     let definition = fixture.definition.as_deref().unwrap_or_default();
     let registry = Registry::from_text("fixture", definition)
         .unwrap_or_else(|problems| panic!("{problems:?}"));
@@ -105,13 +105,13 @@ fn scheme_of(platform: &str) -> Scheme {
 }
 
 #[test]
-fn every_known_request_gets_its_verdict() {
+fn fixture_requests_get_their_verdict() {
     let folders = folders();
     assert!(folders.len() >= 12, "fixtures are missing: {folders:?}");
     let mut wrong = Vec::new();
     for folder in folders {
         let (fixture, scheme) = read(&folder);
-        assert_eq!(scheme.problems(), [], "{}", fixture.platform);
+        assert_eq!(scheme.validate(), [], "{}", fixture.platform);
         for request in &fixture.requests {
             let verdict = request.verdict(&scheme);
             if verdict != request.verdict {
@@ -126,22 +126,28 @@ fn every_known_request_gets_its_verdict() {
 }
 
 #[test]
-fn every_scheme_has_known_genuine_and_refused_requests() {
+fn scheme_fixtures_have_valid_and_refused_requests() {
     for folder in folders() {
         let (fixture, _) = read(&folder);
-        let genuine =
-            fixture.requests.iter().filter(|request| request.verdict == Verdict::Genuine).count();
+        let genuine = fixture
+            .requests
+            .iter()
+            .filter(|request| request.verdict == ExpectedVerdict::Genuine)
+            .count();
         assert!(genuine > 0 && genuine < fixture.requests.len(), "{}", fixture.platform);
     }
 }
 
 #[test]
-fn no_byte_of_a_genuine_request_can_be_changed() {
+fn request_with_a_changed_byte_is_refused() {
     for folder in folders() {
         let (fixture, scheme) = read(&folder);
         let unsigned_body = matches!(scheme, Scheme::SharedSecret(_));
-        let request =
-            fixture.requests.iter().find(|request| request.verdict == Verdict::Genuine).unwrap();
+        let request = fixture
+            .requests
+            .iter()
+            .find(|request| request.verdict == ExpectedVerdict::Genuine)
+            .unwrap();
         let (keys, body) = (request.keys(&scheme), request.body());
         assert!(verify(&scheme, &keys, &request.headers, &body, request.now).is_ok());
         for at in 0..body.len() {
@@ -181,13 +187,13 @@ fn at_ignored_pair(spec: &PairsSpec, header: &str, at: usize) -> bool {
 
 /// Whether byte `at` is one of the last digits, worth less than the tolerance, of a time in ms that is not signed.
 fn unsigned_time(scheme: &Scheme, header: &str, at: usize) -> bool {
-    matches!(scheme, Scheme::Pairs(spec) if !spec.signed.has(&Part::Timestamp) && spec.unit == TimestampUnit::Millis)
+    matches!(scheme, Scheme::Pairs(spec) if !spec.signed.has(&TemplatePart::Timestamp) && spec.unit == TimestampUnit::Millis)
         && (10..=14).contains(&at)
         && header.starts_with("t=")
 }
 
 #[test]
-fn headers_that_the_signature_covers_are_told_apart() {
+fn covered_headers_are_told_from_unsigned_ones() {
     let headers = |pairs: &[(&str, &str)]| -> Vec<(String, String)> {
         pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
     };
@@ -238,11 +244,14 @@ fn headers_that_the_signature_covers_are_told_apart() {
 }
 
 #[test]
-fn keys_of_the_wrong_kind_and_no_keys_verify_nothing() {
+fn keys_of_the_wrong_kind_verify_nothing() {
     for folder in folders() {
         let (fixture, scheme) = read(&folder);
-        let request =
-            fixture.requests.iter().find(|request| request.verdict == Verdict::Genuine).unwrap();
+        let request = fixture
+            .requests
+            .iter()
+            .find(|request| request.verdict == ExpectedVerdict::Genuine)
+            .unwrap();
         let body = request.body();
         let secret = Secret::new("x");
         for keys in [
@@ -255,14 +264,14 @@ fn keys_of_the_wrong_kind_and_no_keys_verify_nothing() {
             },
         ] {
             let verdict = verify(&scheme, &keys, &request.headers, &body, request.now);
-            assert_eq!(verdict.err(), Some(Refusal::Mismatch), "{}", fixture.platform);
+            assert_eq!(verdict.err(), Some(VerifyError::Mismatch), "{}", fixture.platform);
         }
     }
 }
 
 #[test]
-fn senders_are_told_what_the_contract_says_and_no_more() {
-    let outside = Refusal::OutsideTolerance {
+fn verify_error_message_matches_the_contract() {
+    let outside = VerifyError::OutsideTolerance {
         received: 1565220904,
         current: 1565221504,
         diff: 600,
@@ -272,35 +281,42 @@ fn senders_are_told_what_the_contract_says_and_no_more() {
         outside.message(),
         "Timestamp outside tolerance window: received=1565220904, current=1565221504, diff=600s"
     );
-    assert!(outside.is_expiry() && outside.valid_but_for_time());
-    assert_eq!(Refusal::BodyHashMismatch.message(), "Webhook verification failed: hash mismatch");
-    for refusal in [Refusal::Missing, Refusal::Malformed("pair"), Refusal::Mismatch] {
+    assert!(outside.is_expiry() && outside.is_valid_except_time());
+    assert_eq!(
+        VerifyError::BodyHashMismatch.message(),
+        "Webhook verification failed: hash mismatch"
+    );
+    for refusal in [VerifyError::Missing, VerifyError::Malformed("pair"), VerifyError::Mismatch] {
         assert_eq!(refusal.message(), "Invalid webhook signature");
-        assert!(!refusal.is_expiry() && !refusal.valid_but_for_time());
+        assert!(!refusal.is_expiry() && !refusal.is_valid_except_time());
     }
-    let forged =
-        Refusal::OutsideTolerance { received: 0, current: 600, diff: 600, signature_valid: false };
-    assert!(forged.is_expiry() && !forged.valid_but_for_time());
+    let forged = VerifyError::OutsideTolerance {
+        received: 0,
+        current: 600,
+        diff: 600,
+        signature_valid: false,
+    };
+    assert!(forged.is_expiry() && !forged.is_valid_except_time());
 }
 
 #[test]
-fn secrets_are_read_as_the_scheme_says_and_never_shown() {
+fn secrets_are_decoded_by_scheme_and_never_shown() {
     let scheme = scheme_of("daily");
-    assert_eq!(scheme.secret("not base64!").err(), Some(InvalidSecret::Base64));
+    assert_eq!(scheme.secret("not base64!").err(), Some(SecretError::Base64));
     for spelling in ["AAECAw", "AAECAw=="] {
         assert_eq!(scheme.secret(spelling).unwrap().expose(), [0, 1, 2, 3], "{spelling}");
     }
     assert_eq!(scheme.secret("--__").unwrap().expose(), [0xfb, 0xef, 0xff], "URL-safe");
     for private in ["whsk_AAECAw==", "whpk_AAECAw=="] {
         let refused = scheme_of("standard-webhooks").secret(private).err();
-        assert_eq!(refused, Some(InvalidSecret::Asymmetric), "{private}");
+        assert_eq!(refused, Some(SecretError::Asymmetric), "{private}");
     }
     assert_eq!(scheme.secret("AAECAw==").unwrap().expose(), [0, 1, 2, 3]);
     assert_eq!(
         scheme_of("standard-webhooks").secret("whsec_AAECAw==").unwrap().expose(),
         [0, 1, 2, 3]
     );
-    assert_eq!(scheme_of("standard-webhooks").secret("whsec_").err(), Some(InvalidSecret::Empty));
+    assert_eq!(scheme_of("standard-webhooks").secret("whsec_").err(), Some(SecretError::Empty));
     for text in ["v1, whsec_AAECAw==", "whsec_AAEC\nAw==", "AAEC\r\nAw=="] {
         assert_eq!(
             scheme_of("standard-webhooks").secret(text).unwrap().expose(),
@@ -311,7 +327,7 @@ fn secrets_are_read_as_the_scheme_says_and_never_shown() {
     let invalid = scheme_of("standard-webhooks").secret("not base64!").unwrap_err();
     assert!(invalid.to_string().contains("whsec_ and the key in base64"), "{invalid}");
     assert_eq!(scheme_of("mux").secret("whsec_AAECAw==").unwrap().expose(), b"whsec_AAECAw==");
-    assert_eq!(scheme_of("mux").secret("").err(), Some(InvalidSecret::Empty));
+    assert_eq!(scheme_of("mux").secret("").err(), Some(SecretError::Empty));
 
     let secret = Secret::new("top secret");
     let credential = Credential::new("the key", &secret);
@@ -323,7 +339,7 @@ fn secrets_are_read_as_the_scheme_says_and_never_shown() {
 }
 
 #[test]
-fn pasted_secret_verifies_with_and_without_its_surroundings() {
+fn pasted_secret_verifies_with_and_without_padding() {
     let keys = |platform: &str, text: &str| -> Vec<Vec<u8>> {
         let secrets = scheme_of(platform).secrets(&SecretText::new(text)).unwrap();
         secrets.iter().map(|secret| secret.expose().to_vec()).collect()
@@ -335,36 +351,39 @@ fn pasted_secret_verifies_with_and_without_its_surroundings() {
     assert_eq!(keys("standard-webhooks", "\"v1,whsec_AAECAw\""), [[0, 1, 2, 3]]);
     for nothing in ["", " ", "\n", "\"\"", "' '", "\u{feff}"] {
         let refused = scheme_of("mux").secrets(&SecretText::new(nothing)).err();
-        assert_eq!(refused, Some(InvalidSecret::Empty), "{nothing:?}");
+        assert_eq!(refused, Some(SecretError::Empty), "{nothing:?}");
     }
 }
 
 #[test]
-fn a_template_is_read_into_its_parts_and_written_back() {
-    let literal = |text: &str| Part::Literal(text.to_owned());
+fn template_is_parsed_and_displayed() {
+    let literal = |text: &str| TemplatePart::Literal(text.to_owned());
     let template: Template = "v0:{timestamp}:{body}".parse().unwrap();
-    assert_eq!(template.parts(), [literal("v0:"), Part::Timestamp, literal(":"), Part::Body]);
+    assert_eq!(
+        template.parts(),
+        [literal("v0:"), TemplatePart::Timestamp, literal(":"), TemplatePart::Body]
+    );
     assert_eq!(
         "{id}{timestamp}{body}".parse::<Template>().unwrap().parts(),
-        [Part::Id, Part::Timestamp, Part::Body]
+        [TemplatePart::Id, TemplatePart::Timestamp, TemplatePart::Body]
     );
-    assert_eq!("{body}!".parse::<Template>().unwrap().parts(), [Part::Body, literal("!")]);
+    assert_eq!("{body}!".parse::<Template>().unwrap().parts(), [TemplatePart::Body, literal("!")]);
     assert_eq!("{body}".parse::<Template>().unwrap(), Template::body());
     for text in ["v0:{timestamp}:{body}", "{id}.{timestamp}.{body}", "{body}"] {
         assert_eq!(text.parse::<Template>().unwrap().to_string(), text);
     }
     for (text, problem) in [
-        ("", InvalidTemplate::NoBody),
-        ("{timestamp}", InvalidTemplate::NoBody),
-        ("body", InvalidTemplate::NoBody),
-        ("{body}{body}", InvalidTemplate::Repeated),
-        ("{bodY}", InvalidTemplate::Placeholder),
-        ("{}", InvalidTemplate::Placeholder),
-        ("{body", InvalidTemplate::Placeholder),
-        ("{body}{", InvalidTemplate::Placeholder),
-        ("{body}}", InvalidTemplate::Placeholder),
-        ("{{body}}", InvalidTemplate::Placeholder),
-        ("}{body}", InvalidTemplate::Placeholder),
+        ("", TemplateError::NoBody),
+        ("{timestamp}", TemplateError::NoBody),
+        ("body", TemplateError::NoBody),
+        ("{body}{body}", TemplateError::Repeated),
+        ("{bodY}", TemplateError::Placeholder),
+        ("{}", TemplateError::Placeholder),
+        ("{body", TemplateError::Placeholder),
+        ("{body}{", TemplateError::Placeholder),
+        ("{body}}", TemplateError::Placeholder),
+        ("{{body}}", TemplateError::Placeholder),
+        ("}{body}", TemplateError::Placeholder),
     ] {
         assert_eq!(text.parse::<Template>().err(), Some(problem), "{text}");
     }
@@ -388,9 +407,9 @@ fn hmac_spec() -> HmacSpec {
 }
 
 #[test]
-fn schemes_that_leave_the_sender_a_choice_are_refused() {
+fn ambiguous_schemes_are_refused() {
     let keys =
-        |scheme: Scheme| scheme.problems().iter().map(|problem| problem.key).collect::<Vec<_>>();
+        |scheme: Scheme| scheme.validate().iter().map(|problem| problem.key).collect::<Vec<_>>();
     let hmac = |change: fn(&mut HmacSpec)| {
         let mut spec = hmac_spec();
         change(&mut spec);
@@ -435,7 +454,7 @@ fn near() -> impl Strategy<Value = Vec<u8>> {
 }
 
 #[test]
-fn nothing_that_was_not_signed_verifies_and_nothing_panics() {
+fn arbitrary_requests_never_verify_or_panic() {
     let known: Vec<_> = folders().iter().map(|folder| read(folder)).collect();
     let keys: Vec<_> =
         known.iter().map(|(fixture, scheme)| fixture.requests[0].keys(scheme)).collect();
@@ -456,16 +475,16 @@ fn nothing_that_was_not_signed_verifies_and_nothing_panics() {
 }
 
 #[test]
-fn a_request_is_let_through_exactly_within_the_tolerance() {
+fn request_verifies_exactly_within_the_tolerance() {
     let at = 1_733_738_400;
     let (scheme, keys) = (scheme_of("mux"), Keys::Secrets(vec![Secret::new("s")]));
     let headers = vec![("mux-signature", format!("t={at},v1={}", "0".repeat(64)))];
     proptest!(|(offset in prop_oneof![-400_i64..400, -302..-298_i64, 298..302_i64], ms in 0..1000_i64)| {
         let verdict = verify(&scheme, &keys, &headers, b"", (at + offset) * 1000 + ms).err();
         let expected = if offset.abs() <= 300 {
-            Refusal::Mismatch
+            VerifyError::Mismatch
         } else {
-            Refusal::OutsideTolerance { received: at, current: at + offset, diff: offset.abs(), signature_valid: false }
+            VerifyError::OutsideTolerance { received: at, current: at + offset, diff: offset.abs(), signature_valid: false }
         };
         prop_assert_eq!(verdict, Some(expected));
     });

@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn secret_of_another_spelling_is_recognised() {
+    fn secret_in_another_encoding_is_recognised() {
         for (configured, meant, expected) in [
             ("a2V5", b"key".as_slice(), "decoded from base64 (secret_encoding = \"base64\")"),
             ("6b6579", b"key", "decoded from hex (secret_encoding = \"hex\")"),

@@ -74,5 +74,8 @@ fn count(line: &str) -> Option<(String, InstructionCounts)> {
     let mut pieces = line.split(", ");
     let name = pieces.next()?.to_owned();
     let mut number = || pieces.next()?.trim().parse().ok();
-    Some((name, InstructionCounts { instructions: number()?, hashing: number()?, allocations: number()? }))
+    Some((
+        name,
+        InstructionCounts { instructions: number()?, hashing: number()?, allocations: number()? },
+    ))
 }

@@ -51,8 +51,10 @@ struct SignedEventSource {
     event: fn(usize) -> SignedWebhook,
 }
 
-const MUX: SignedEventSource =
-    SignedEventSource { platform: "mux", event: |i| sign::mux(MUX_SECRET, NOW_S, mux(i).as_bytes()) };
+const MUX: SignedEventSource = SignedEventSource {
+    platform: "mux",
+    event: |i| sign::mux(MUX_SECRET, NOW_S, mux(i).as_bytes()),
+};
 
 const LIVEKIT: SignedEventSource = SignedEventSource {
     platform: "livekit",

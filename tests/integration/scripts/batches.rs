@@ -36,7 +36,8 @@ impl QueueFixture {
 #[tokio::test]
 async fn group_is_queued_in_place_and_order() {
     let fixture = QueueFixture::start().await;
-    let outcomes = fixture.groups(&UNLIMITED, &[&["a"], &["b", "c", "d"], &["e"], &["f", "g"]]).await;
+    let outcomes =
+        fixture.groups(&UNLIMITED, &[&["a"], &["b", "c", "d"], &["e"], &["f", "g"]]).await;
     assert_eq!(outcomes, [Enqueued::Accepted; 4]);
     assert_eq!(fixture.queued().await, ["a", "b", "c", "d", "e", "f", "g"]);
     assert_eq!((fixture.markers().await, fixture.counter("accepted").await), (7, 7));
@@ -166,7 +167,8 @@ async fn group_of_no_or_too_many_events_is_not_sent() {
     let fixture = QueueFixture::start().await;
     let many: Vec<NewEvent> = (0..=MAX_BATCH_EVENTS).map(|n| event(&n.to_string())).collect();
     for groups in [&[&many[..]][..], &[&many[..1], &[]], &[&many[..2], &many[2..]]] {
-        let fault = fixture.queue.enqueue_groups(&fixture.keys, &UNLIMITED, groups).await.unwrap_err();
+        let fault =
+            fixture.queue.enqueue_groups(&fixture.keys, &UNLIMITED, groups).await.unwrap_err();
         assert!(fault.certainly_not_run());
     }
     assert_eq!(fixture.length().await, 0);

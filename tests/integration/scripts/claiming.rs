@@ -7,7 +7,7 @@ use shared::event::StreamId;
 use shared::queue::{NewDeadLetter, SettleOutcome, Settled};
 use tests::{pending_entries, poll};
 
-use crate::fixture::{CONSUMER, QueueFixture, OTHER};
+use crate::fixture::{CONSUMER, OTHER, QueueFixture};
 
 const MINUTE: Duration = Duration::from_secs(60);
 const START: StreamId = StreamId { ms: 0, seq: 0 };
@@ -224,7 +224,10 @@ async fn lease_has_one_holder() {
     assert!(!queue.lease("host-1", "token-b", MINUTE).await.unwrap());
     assert!(queue.lease("host-2", "token-b", MINUTE).await.unwrap());
     assert!(queue.lease("host-1", "token-a", MINUTE).await.unwrap(), "renewed");
-    assert!(!queue.release_lease("host-1", "token-b").await.unwrap(), "token-b does not hold the lease");
+    assert!(
+        !queue.release_lease("host-1", "token-b").await.unwrap(),
+        "token-b does not hold the lease"
+    );
     assert!(queue.release_lease("host-1", "token-a").await.unwrap());
     assert!(queue.lease("host-1", "token-b", MINUTE).await.unwrap());
 }
@@ -263,16 +266,17 @@ async fn reap_deletes_only_idle_consumers_without_entries() {
         0,
         "the consumer was active just now"
     );
-    let reaped = poll::until("an idle consumer is reaped", Duration::from_secs(10), async || match fixture
-        .queue
-        .reap_consumers(&fixture.keys, Duration::from_millis(20))
-        .await
-        .unwrap()
-    {
-        0 => Err("none reaped yet"),
-        reaped => Ok(reaped),
-    })
-    .await;
+    let reaped =
+        poll::until("an idle consumer is reaped", Duration::from_secs(10), async || match fixture
+            .queue
+            .reap_consumers(&fixture.keys, Duration::from_millis(20))
+            .await
+            .unwrap()
+        {
+            0 => Err("none reaped yet"),
+            reaped => Ok(reaped),
+        })
+        .await;
     assert_eq!(reaped, 1);
     // The consumer with a pending entry remains, and so does its entry.
     assert_eq!(fixture.pending().await, 1);

@@ -52,7 +52,8 @@ async fn scripts_keep_to_one_slot() {
     queue.register_platform(&keys.platform).await.unwrap();
     queue.create_group(&keys).await.unwrap();
     let given = ["a", "b", "c"].map(event);
-    let outcomes = queue.enqueue(&keys, &UNLIMITED, &given.iter().collect::<Vec<_>>()).await.unwrap();
+    let outcomes =
+        queue.enqueue(&keys, &UNLIMITED, &given.iter().collect::<Vec<_>>()).await.unwrap();
     assert_eq!(outcomes, [Enqueued::Accepted; 3]);
     let mut pages =
         queue.read_new(&mut reader, &[&keys], CONSUMER, 10, Duration::ZERO).await.unwrap();
@@ -61,7 +62,10 @@ async fn scripts_keep_to_one_slot() {
     assert_eq!(queue.delivery_counts(&keys, CONSUMER, &ids).await.unwrap(), [1; 3]);
     assert_eq!(queue.count_isolated_run(&keys, ids[0], uuid::Uuid::new_v4()).await.unwrap(), 1);
     assert_eq!(
-        queue.settle(&keys, &[crate::replies::settled_with_reply(ids[0], &channel, "a")]).await.unwrap(),
+        queue
+            .settle(&keys, &[crate::replies::settled_with_reply(ids[0], &channel, "a")])
+            .await
+            .unwrap(),
         [true]
     );
     let retry = [crate::retry::retry(ids[1], 0)];
@@ -100,13 +104,17 @@ async fn unassigned_slot_is_found_again_when_assigned() {
 
     // The node answers like one whose cluster is in a failover.
     server.command::<()>(&["CLUSTER", "DELSLOTSRANGE", &slot, &slot]).await;
-    poll::until("both clients know that the slot is unserved", Duration::from_secs(10), async || {
-        let written = queue.enqueue(&keys, &UNLIMITED, &[&event("a")]).await.map(drop);
-        let read =
-            queue.read_new(&mut reader, &[&keys], CONSUMER, 1, Duration::ZERO).await.map(drop);
-        let results = format!("{written:?}, {read:?}");
-        if results.matches(unserved).count() == 2 { Ok(()) } else { Err(results) }
-    })
+    poll::until(
+        "both clients know that the slot is unserved",
+        Duration::from_secs(10),
+        async || {
+            let written = queue.enqueue(&keys, &UNLIMITED, &[&event("a")]).await.map(drop);
+            let read =
+                queue.read_new(&mut reader, &[&keys], CONSUMER, 1, Duration::ZERO).await.map(drop);
+            let results = format!("{written:?}, {read:?}");
+            if results.matches(unserved).count() == 2 { Ok(()) } else { Err(results) }
+        },
+    )
     .await;
     server.command::<()>(&["CLUSTER", "ADDSLOTSRANGE", &slot, &slot]).await;
     poll::until("the slot is found again", Duration::from_secs(10), async || {

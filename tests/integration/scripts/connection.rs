@@ -182,7 +182,8 @@ async fn single_server_configured_as_cluster_is_reported() {
     );
     let fault = queue.now().await.map(drop);
     assert!(fault.is_ok(), "commands without a key work: {fault:?}");
-    let fault = queue.enqueue(&queue.keys(&name("mux")), &UNLIMITED, &[&event("a")]).await.unwrap_err();
+    let fault =
+        queue.enqueue(&queue.keys(&name("mux")), &UNLIMITED, &[&event("a")]).await.unwrap_err();
     assert!(fault.certainly_not_run(), "{fault:?}");
     let mut health = RedisHealth::default();
     HealthMonitor::new(queue).poll(&mut health).await;
@@ -241,7 +242,10 @@ async fn reader_authenticates_and_selects_its_database() {
         let fault = read(refused, 0).await.unwrap_err();
         assert!(fault.certainly_not_run(), "{fault:?}");
     }
-    assert!(read("reads:s3cr3t@", 1).await.unwrap_err().is_no_group(), "the stream is in database 0");
+    assert!(
+        read("reads:s3cr3t@", 1).await.unwrap_err().is_no_group(),
+        "the stream is in database 0"
+    );
     assert_eq!(read("reads:s3cr3t@", 0).await.unwrap()[0].1.len(), 1);
 }
 
@@ -347,7 +351,10 @@ async fn reader_returns_entries_of_any_size_unchanged() {
         .map(|(n, body)| NewEvent { body: body.clone().into(), ..event(&format!("{n}")) })
         .collect();
     for one in &given {
-        assert_eq!(fixture.enqueue(&UNLIMITED, std::slice::from_ref(one)).await, [Enqueued::Accepted]);
+        assert_eq!(
+            fixture.enqueue(&UNLIMITED, std::slice::from_ref(one)).await,
+            [Enqueued::Accepted]
+        );
     }
     let read: Vec<_> = fixture
         .read_as(CONSUMER)

@@ -8,7 +8,7 @@ use shared::queue::{
     DeadLetter, DeadLettered, Enqueued, ImportOutcome, NewDeadLetter, Replayed, decode,
 };
 
-use crate::fixture::{CONSUMER, QueueFixture, UNLIMITED, OTHER, event, field, name};
+use crate::fixture::{CONSUMER, OTHER, QueueFixture, UNLIMITED, event, field, name};
 
 fn new_dead_letter(id: StreamId) -> NewDeadLetter {
     NewDeadLetter {
@@ -164,8 +164,11 @@ async fn dead_letter_beyond_the_bound_changes_nothing() {
 async fn entry_of_another_consumer_is_left_alone() {
     let mut fixture = QueueFixture::consuming().await;
     let id = fixture.deliver(&["a"]).await[0];
-    let other =
-        fixture.queue.dead_letter(&fixture.keys, OTHER, "w", &[new_dead_letter(id)], 1000).await.unwrap();
+    let other = fixture
+        .queue
+        .dead_letter(&fixture.keys, OTHER, "w", &[new_dead_letter(id)], 1000)
+        .await
+        .unwrap();
     assert_eq!(other, [DeadLettered::Gone]);
     assert_eq!((fixture.length().await, fixture.pending().await), (1, 1));
     assert_eq!(fixture.dead_letter_ids(&[id, id]).await, [DeadLettered::Done, DeadLettered::Gone]);

@@ -31,7 +31,12 @@ fn named(name_of: &str, url: &str) -> Destination {
 }
 
 async fn home_queues(queue: &Queue, urls: &[&str]) -> Vec<String> {
-    bind_queues_of(queue, &destinations_from_urls(urls)).await.homes.iter().map(ToString::to_string).collect()
+    bind_queues_of(queue, &destinations_from_urls(urls))
+        .await
+        .homes
+        .iter()
+        .map(ToString::to_string)
+        .collect()
 }
 
 fn name(text: &str) -> DestinationName {
@@ -114,7 +119,8 @@ async fn unbound_queue_with_deliveries_stays_parked() {
     waits("webhook_2").await;
     fixture.redis::<String>(&["XADD", "webhooks:dlq:out:webhook_3", "*", "v", "1"]).await;
     fixture.redis::<i64>(&["HSET", "webhooks:state:out:webhook_4", "gone", "1"]).await;
-    let destinations = destinations_from_urls(&[A, B, C, "https://d.example/", "https://e.example/"]);
+    let destinations =
+        destinations_from_urls(&[A, B, C, "https://d.example/", "https://e.example/"]);
     let now = bind_queues_of(queue, &destinations).await;
     for at in [1, 2, 3] {
         assert!(now.homes[at].as_str().starts_with(&format!("webhook_{}-", at + 1)), "{now:?}");
@@ -140,14 +146,19 @@ async fn first_start_without_destinations_ends_the_migration() {
     );
     fixture.redis::<String>(&["XADD", "webhooks:outgoing:platform_fans", "*", "v", "1"]).await;
     let both = [named("platform_shop", B), named("platform_fans", C)];
-    assert!(bind_queues_of(&fixture.queue, &both).await.homes[1].as_str().starts_with("platform_fans-"));
+    assert!(
+        bind_queues_of(&fixture.queue, &both).await.homes[1].as_str().starts_with("platform_fans-")
+    );
 }
 
 #[tokio::test]
 async fn named_destination_serves_only_its_own_queues() {
     let fixture = QueueFixture::start().await;
     let queue = &fixture.queue;
-    assert_eq!(bind_queues_of(queue, &[named("crm", A), named("platform_shop", A)]).await.homes.len(), 2);
+    assert_eq!(
+        bind_queues_of(queue, &[named("crm", A), named("platform_shop", A)]).await.homes.len(),
+        2
+    );
     let list = bind_queues_of(queue, &destinations_from_urls(&[A])).await;
     assert_eq!((&list.homes[0], list.others.len()), (&name("webhook_1"), 0), "{list:?}");
     assert!(!list.serves(&name("crm")) && !list.serves(&name("platform_shop")));

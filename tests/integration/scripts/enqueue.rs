@@ -21,7 +21,10 @@ async fn accepted_event_reads_back_unchanged() {
         hops: 0,
         unusable: None,
     };
-    assert_eq!(fixture.enqueue(&UNLIMITED, std::slice::from_ref(&given)).await, [Enqueued::Accepted]);
+    assert_eq!(
+        fixture.enqueue(&UNLIMITED, std::slice::from_ref(&given)).await,
+        [Enqueued::Accepted]
+    );
     let after = fixture.queue.now().await.unwrap();
 
     let entry = fixture.read_as(CONSUMER).await.pop().unwrap();
@@ -154,7 +157,10 @@ async fn same_id_of_another_platform_is_another_event() {
     fixture.accept(&["a"]).await;
     let other = NewEvent { marker: Some(marker_digest("acme", "a")), ..event("a") };
     let keys = fixture.queue.keys(&name("acme"));
-    assert_eq!(fixture.queue.enqueue(&keys, &UNLIMITED, &[&other]).await.unwrap(), [Enqueued::Accepted]);
+    assert_eq!(
+        fixture.queue.enqueue(&keys, &UNLIMITED, &[&other]).await.unwrap(),
+        [Enqueued::Accepted]
+    );
 }
 
 #[tokio::test]
@@ -185,7 +191,10 @@ async fn dedup_marker_has_the_configured_ttl() {
 async fn dedup_marker_needs_its_entry() {
     let fixture = QueueFixture::start().await;
     fixture.redis::<()>(&["SET", &fixture.keys.incoming, "not a stream"]).await;
-    assert_eq!(fixture.enqueue(&UNLIMITED, &[event("a"), event("b")]).await, [Enqueued::Refused; 2]);
+    assert_eq!(
+        fixture.enqueue(&UNLIMITED, &[event("a"), event("b")]).await,
+        [Enqueued::Refused; 2]
+    );
     assert_eq!(
         fixture.redis::<Vec<String>>(&["KEYS", "webhook:hash:*"]).await,
         Vec::<String>::new()
@@ -266,7 +275,9 @@ async fn future_event_time_counts_as_arrival() {
 #[tokio::test]
 async fn event_time_before_1970_is_kept() {
     let mut fixture = QueueFixture::consuming().await;
-    fixture.enqueue(&UNLIMITED, &[NewEvent { occurred_at: EventTime::Known(-1), ..event("a") }]).await;
+    fixture
+        .enqueue(&UNLIMITED, &[NewEvent { occurred_at: EventTime::Known(-1), ..event("a") }])
+        .await;
     assert_eq!(decode(fixture.read_as(CONSUMER).await.remove(0)).unwrap().occurred_at, -1);
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use shared::queue::{GroupState, decode};
 
-use crate::fixture::{CONSUMER, QueueFixture, UNLIMITED, OTHER, event, name};
+use crate::fixture::{CONSUMER, OTHER, QueueFixture, UNLIMITED, event, name};
 
 #[tokio::test]
 async fn consumer_group_starts_at_the_first_entry() {

@@ -82,7 +82,11 @@ async fn oldest_entry_leaves_out_scheduled_retries() {
         .schedule_retry(&fixture.keys, CONSUMER, &[crate::retry::retry(ids[0], 60_000)])
         .await
         .unwrap();
-    assert_eq!(oldest(&fixture).await, (Some(2000), Some(1000)), "a scheduled retry does not count");
+    assert_eq!(
+        oldest(&fixture).await,
+        (Some(2000), Some(1000)),
+        "a scheduled retry does not count"
+    );
     let rest = [crate::retry::retry(ids[1], 60_000), crate::retry::retry(ids[2], 60_000)];
     fixture.queue.schedule_retry(&fixture.keys, CONSUMER, &rest).await.unwrap();
     assert_eq!(
@@ -104,7 +108,8 @@ async fn meta_field_keeps_its_first_value() {
 
 #[tokio::test]
 async fn statistics_change_nothing() {
-    let mut fixture = QueueFixture::with(RedisOptions::fast().set("enable-debug-command", "yes")).await;
+    let mut fixture =
+        QueueFixture::with(RedisOptions::fast().set("enable-debug-command", "yes")).await;
     fixture.queue.create_group(&fixture.keys).await.unwrap();
     fixture.deliver(&["a"]).await;
     fixture.enqueue(&UNLIMITED, &[event("b")]).await;

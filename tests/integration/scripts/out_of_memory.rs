@@ -10,7 +10,7 @@ use shared::queue::{
     RegistrationChange, Replayed, SettleOutcome, Settled,
 };
 
-use crate::fixture::{CONSUMER, QueueFixture, UNLIMITED, OTHER, event, name};
+use crate::fixture::{CONSUMER, OTHER, QueueFixture, UNLIMITED, event, name};
 
 impl QueueFixture {
     async fn fill(&self) {

@@ -59,10 +59,12 @@ async fn delivery_is_queued_once_like_an_event() {
         fixture.queue.enqueue_deliveries(&keys, &both[..1], NO_BOUND, NO_BOUND).await.unwrap();
     assert_eq!(outcomes, [EnqueuedDelivery::Queued]);
     // A relay killed before its acknowledgment enqueues the same deliveries again.
-    let outcomes = fixture.queue.enqueue_deliveries(&keys, &both, NO_BOUND, NO_BOUND).await.unwrap();
+    let outcomes =
+        fixture.queue.enqueue_deliveries(&keys, &both, NO_BOUND, NO_BOUND).await.unwrap();
     assert_eq!(outcomes, [EnqueuedDelivery::AlreadyQueued, EnqueuedDelivery::Queued]);
     let twice = [delivery("three"), delivery("three")];
-    let outcomes = fixture.queue.enqueue_deliveries(&keys, &twice, NO_BOUND, NO_BOUND).await.unwrap();
+    let outcomes =
+        fixture.queue.enqueue_deliveries(&keys, &twice, NO_BOUND, NO_BOUND).await.unwrap();
     assert_eq!(outcomes, [EnqueuedDelivery::Queued, EnqueuedDelivery::AlreadyQueued]);
 
     let entries = fixture.fields("webhooks:outgoing:crm").await;
@@ -210,8 +212,11 @@ async fn full_redis_refuses_deliveries_and_still_settles() {
         DeliveryPermit::Now
     );
     fixture.redis::<()>(&["CONFIG", "SET", "maxmemory", "0"]).await;
-    let outcomes =
-        fixture.queue.enqueue_deliveries(&keys, &[delivery("one")], NO_BOUND, NO_BOUND).await.unwrap();
+    let outcomes = fixture
+        .queue
+        .enqueue_deliveries(&keys, &[delivery("one")], NO_BOUND, NO_BOUND)
+        .await
+        .unwrap();
     assert_eq!(outcomes, [EnqueuedDelivery::Queued], "the refused call left no marker");
 }
 

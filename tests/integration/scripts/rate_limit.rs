@@ -261,7 +261,10 @@ async fn rate_limits_are_checked_before_either_is_charged() {
     assert_eq!(fixture.enqueue(&once, &duplicate).await, [Enqueued::Duplicate]);
     let bounded = EnqueuePolicy { max_backlog: 1, ..once.clone() };
     assert_eq!(fixture.enqueue(&bounded, &of_types(&["typing"])).await, [Enqueued::Overloaded]);
-    assert_eq!(outcome_letters(&fixture.enqueue(&once, &of_types(&["typing", "typing"])).await), "a-");
+    assert_eq!(
+        outcome_letters(&fixture.enqueue(&once, &of_types(&["typing", "typing"])).await),
+        "a-"
+    );
 }
 
 #[tokio::test]

@@ -7,7 +7,9 @@ use base64::Engine as _;
 use serde_json::{Value, json};
 use shared::platform::registry::Registry;
 use shared::queue::{CallError, ChangeOutcome, RegistrationChange};
-use shared::registration::{RegistrationStore, RegistrationError, Registration, Sealer, Snapshot, RegistrationState};
+use shared::registration::{
+    Registration, RegistrationError, RegistrationState, RegistrationStore, Sealer, Snapshot,
+};
 use shared::signature::Keys;
 use tests::poll;
 use tests::redis::RedisOptions;
@@ -43,7 +45,11 @@ fn secrets(snapshot: &Snapshot, platform: &str) -> usize {
 }
 
 /// Waits until `live` has polled a snapshot that `right` accepts.
-async fn wait_for_snapshot(live: &RegistrationStore, what: &str, right: impl Fn(&Snapshot) -> bool) -> Arc<Snapshot> {
+async fn wait_for_snapshot(
+    live: &RegistrationStore,
+    what: &str,
+    right: impl Fn(&Snapshot) -> bool,
+) -> Arc<Snapshot> {
     poll::until(what, PROPAGATION_TIMEOUT, async || {
         live.current().filter(|snapshot| right(snapshot)).ok_or("not yet")
     })
@@ -144,16 +150,21 @@ async fn registration_is_known_here_at_once_and_elsewhere_soon() {
     let (here, there) = (fixture.live(Some(sealer(1))), fixture.live(Some(sealer(1))));
     let worker = fixture.live(None);
     wait_for_snapshot(&there, "the first read", |_| true).await;
-    let snapshot = here.register(&registration("shop", json!({"aliases": ["store"]}))).await.unwrap();
+    let snapshot =
+        here.register(&registration("shop", json!({"aliases": ["store"]}))).await.unwrap();
     assert!(snapshot.registry.get("store").is_some() && secrets(&snapshot, "shop") == 1);
-    assert!(Arc::ptr_eq(&snapshot, &here.current().unwrap()), "the returned snapshot is the current one");
+    assert!(
+        Arc::ptr_eq(&snapshot, &here.current().unwrap()),
+        "the returned snapshot is the current one"
+    );
     wait_for_snapshot(&there, "known elsewhere", |snapshot| {
         secrets(snapshot, "store") + secrets(snapshot, "shop") == 1
     })
     .await;
-    let snapshot =
-        wait_for_snapshot(&worker, "known to a worker", |snapshot| snapshot.registry.get("shop").is_some())
-            .await;
+    let snapshot = wait_for_snapshot(&worker, "known to a worker", |snapshot| {
+        snapshot.registry.get("shop").is_some()
+    })
+    .await;
     assert!(snapshot.keys.is_empty());
     let raw: String = fixture.redis(&["HGET", REGISTRATIONS_KEY, "shop"]).await;
     assert!(!raw.contains("one") && raw.contains("sealed"), "{raw}");
@@ -174,7 +185,8 @@ async fn old_secret_expires_on_time_without_redis() {
     let rotated = registration("shop", json!({"secret": "two", "old_secret_expires_in": "1500ms"}));
     assert_eq!(secrets(&live.register(&rotated).await.unwrap(), "shop"), 2);
     fixture.server.kill();
-    wait_for_snapshot(&live, "the old one is gone", |snapshot| secrets(snapshot, "shop") == 1).await;
+    wait_for_snapshot(&live, "the old one is gone", |snapshot| secrets(snapshot, "shop") == 1)
+        .await;
     assert!(begun.elapsed() >= Duration::from_millis(1450), "too early: {:?}", begun.elapsed());
 }
 
@@ -226,7 +238,11 @@ async fn registered_platform_is_paused_drained_and_removed() {
     assert!(record.draining_since.unwrap() >= before);
     assert!(snapshot.registry.get("shop").is_some() && snapshot.draining.contains("shop"));
     let again = live.drain(&name("shop")).await.unwrap();
-    assert_eq!(again.records[&name("shop")].draining_since, record.draining_since, "draining starts once");
+    assert_eq!(
+        again.records[&name("shop")].draining_since,
+        record.draining_since,
+        "draining starts once"
+    );
 
     assert!(
         !live.remove_drained(&name("shop"), record.draining_since.unwrap()).await.unwrap(),
@@ -250,12 +266,24 @@ async fn registered_platform_is_paused_drained_and_removed() {
 async fn registration_of_a_later_version_is_left_alone() {
     let fixture = QueueFixture::start().await;
     fixture
-        .redis::<()>(&["HSET", REGISTRATIONS_KEY, "#version", "v", "shop", r#"{"v":99}"#, "broken", "{"])
+        .redis::<()>(&[
+            "HSET",
+            REGISTRATIONS_KEY,
+            "#version",
+            "v",
+            "shop",
+            r#"{"v":99}"#,
+            "broken",
+            "{",
+        ])
         .await;
     let live = fixture.live(Some(sealer(1)));
     let snapshot = live.refresh().await.unwrap();
     assert!(snapshot.unusable.contains_key("shop") && snapshot.registry.get("acme").is_some());
-    assert!(matches!(live.register(&registration("shop", json!({}))).await, Err(RegistrationError::NewerVersion)));
+    assert!(matches!(
+        live.register(&registration("shop", json!({}))).await,
+        Err(RegistrationError::NewerVersion)
+    ));
     assert!(matches!(live.drain(&name("shop")).await, Err(RegistrationError::NewerVersion)));
     let raw: String = fixture.redis(&["HGET", REGISTRATIONS_KEY, "shop"]).await;
     assert_eq!(raw, r#"{"v":99}"#);

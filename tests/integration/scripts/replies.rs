@@ -18,7 +18,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::fixture::{CONSUMER, QueueFixture, UNLIMITED, OTHER, event, field};
+use crate::fixture::{CONSUMER, OTHER, QueueFixture, UNLIMITED, event, field};
 
 const TEST_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -40,7 +40,10 @@ pub fn dead_reply(channel: &str, event_id: &str) -> Option<AddressedReply> {
 }
 
 pub fn settled_with_reply(id: StreamId, channel: &str, event_id: &str) -> Settled {
-    Settled { reply: processed_reply(channel, event_id), ..Settled::new(id, SettleOutcome::Processed) }
+    Settled {
+        reply: processed_reply(channel, event_id),
+        ..Settled::new(id, SettleOutcome::Processed)
+    }
 }
 
 pub fn new_dead_letter(id: StreamId, reply: Option<AddressedReply>) -> NewDeadLetter {
@@ -178,8 +181,10 @@ async fn settled_event_is_published_once_to_its_waiter() {
     let mut fixture = QueueFixture::consuming().await;
     let ids = fixture.deliver(&["a", "b", "c"]).await;
     let (here, there) = (reply_channel(Uuid::new_v4()), reply_channel(Uuid::new_v4()));
-    let (mut waiter, mut other) =
-        (ReplySubscription::open(&fixture, &here).await, ReplySubscription::open(&fixture, &there).await);
+    let (mut waiter, mut other) = (
+        ReplySubscription::open(&fixture, &here).await,
+        ReplySubscription::open(&fixture, &there).await,
+    );
     let batch = [
         settled_with_reply(ids[0], &here, "a"),
         Settled::new(ids[1], SettleOutcome::Processed),
@@ -254,14 +259,22 @@ async fn settle_needs_no_permission_to_publish_and_no_memory() {
     let channel = reply_channel(Uuid::new_v4());
     fixture.redis::<()>(&["CONFIG", "SET", "maxmemory", "1"]).await;
     assert_eq!(
-        fixture.queue.settle(&fixture.keys, &[settled_with_reply(ids[0], &channel, "a")]).await.unwrap(),
+        fixture
+            .queue
+            .settle(&fixture.keys, &[settled_with_reply(ids[0], &channel, "a")])
+            .await
+            .unwrap(),
         [true]
     );
     assert!(fixture.stored_outcome("a").await.is_some());
     fixture.redis::<()>(&["CONFIG", "SET", "maxmemory", "0"]).await;
     fixture.redis::<()>(&["ACL", "SETUSER", "default", "-publish", "-set"]).await;
     assert_eq!(
-        fixture.queue.settle(&fixture.keys, &[settled_with_reply(ids[1], &channel, "b")]).await.unwrap(),
+        fixture
+            .queue
+            .settle(&fixture.keys, &[settled_with_reply(ids[1], &channel, "b")])
+            .await
+            .unwrap(),
         [true]
     );
     let letters = [new_dead_letter(ids[2], dead_reply(&channel, "c"))];
@@ -303,7 +316,11 @@ async fn event_without_a_waiter_costs_no_extra_command() {
 async fn exception_index_follows_retry_dead_letter_and_replay() {
     let mut fixture = QueueFixture::consuming().await;
     let id = fixture.deliver(&["a"]).await[0];
-    assert_eq!(fixture.unfinished("a").await, Some(UnfinishedState::Pending), "known by its dedup marker");
+    assert_eq!(
+        fixture.unfinished("a").await,
+        Some(UnfinishedState::Pending),
+        "known by its dedup marker"
+    );
     assert_eq!(fixture.unfinished("b").await, None);
     fixture.retry_later(id).await;
     assert_eq!(fixture.unfinished("a").await, Some(UnfinishedState::Retrying));

@@ -7,7 +7,7 @@ use shared::event::StreamId;
 use shared::queue::{Retry, SettleOutcome, Settled, decode};
 use tests::poll;
 
-use crate::fixture::{CONSUMER, QueueFixture, OTHER, event, field};
+use crate::fixture::{CONSUMER, OTHER, QueueFixture, event, field};
 
 const HOUR_MS: u64 = 3_600_000;
 
@@ -302,7 +302,11 @@ async fn orphan_is_found_and_rescheduled() {
     fixture.accept(&["undelivered"]).await;
 
     let young = fixture.queue.sweep_orphans(&fixture.keys, None).await.unwrap();
-    assert_eq!((young.rescheduled, young.cursor), (0, None), "orphans younger than ten minutes stay");
+    assert_eq!(
+        (young.rescheduled, young.cursor),
+        (0, None),
+        "orphans younger than ten minutes stay"
+    );
 
     let swept = fixture.queue.sweep_orphans_older_than(&fixture.keys, None, 0).await.unwrap();
     assert_eq!((swept.rescheduled, swept.cursor), (1, None));

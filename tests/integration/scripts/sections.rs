@@ -116,8 +116,11 @@ async fn sections_return_each_outcome_in_its_place() {
     let names: BTreeSet<_> = fixture.queue.platforms().await.unwrap().into_iter().collect();
     assert_eq!(names, PLATFORMS.map(name).into());
     // Markers belong to their platform, and every one is found.
-    let again: [SectionInput; 3] =
-        [("netflix", UNLIMITED, &[&["g"]]), ("mux", UNLIMITED, &[&["b"]]), ("acme", UNLIMITED, &[&["d"]])];
+    let again: [SectionInput; 3] = [
+        ("netflix", UNLIMITED, &[&["g"]]),
+        ("mux", UNLIMITED, &[&["b"]]),
+        ("acme", UNLIMITED, &[&["d"]]),
+    ];
     assert_eq!(fixture.enqueue_together(&again).await, [Duplicate; 3]);
 }
 
@@ -152,7 +155,11 @@ async fn section_with_damaged_keys_harms_no_other() {
             |of_it| PLATFORMS.map(|platform| if platform == damaged { of_it } else { Accepted });
 
         fixture.redis::<()>(&["SET", &keys.incoming, "not a stream"]).await;
-        assert_eq!(fixture.enqueue_together(&inputs(&[&["a"]])).await, expected(Refused), "{damaged}");
+        assert_eq!(
+            fixture.enqueue_together(&inputs(&[&["a"]])).await,
+            expected(Refused),
+            "{damaged}"
+        );
         let names: BTreeSet<_> = fixture.queue.platforms().await.unwrap().into_iter().collect();
         assert_eq!(
             names,
@@ -183,7 +190,11 @@ async fn section_with_damaged_keys_harms_no_other() {
         let fixture = QueueFixture::start().await;
         let marker = keys.marker(&marker_digest(damaged, "d"));
         fixture.redis::<()>(&["SADD", &marker, "not a string"]).await;
-        assert_eq!(fixture.enqueue_together(&inputs(&[&["d"]])).await, expected(Duplicate), "{damaged}");
+        assert_eq!(
+            fixture.enqueue_together(&inputs(&[&["d"]])).await,
+            expected(Duplicate),
+            "{damaged}"
+        );
     }
 }
 
@@ -268,8 +279,12 @@ async fn groups_stay_whole_in_every_section() {
     fixture.redis::<()>(&["DEL", &fixture.keys_of("mux").incoming]).await;
     let end = StreamId { ms: u64::MAX, seq: u64::MAX - 1 }.to_string();
     fixture.redis::<String>(&["XADD", &fixture.keys_of("mux").incoming, &end, "v", "1"]).await;
-    let again =
-        fixture.enqueue_together(&[("mux", UNLIMITED, &[&["x", "y"]]), ("acme", UNLIMITED, &[&["x", "y"]])]).await;
+    let again = fixture
+        .enqueue_together(&[
+            ("mux", UNLIMITED, &[&["x", "y"]]),
+            ("acme", UNLIMITED, &[&["x", "y"]]),
+        ])
+        .await;
     assert_eq!((again, fixture.queued_of("acme").await.len()), (vec![Refused, Accepted], 5));
 }
 
@@ -401,7 +416,11 @@ async fn sections_of_two_platforms_are_refused_on_a_cluster() {
     let groups = [&given[..]];
     let section = |keys| EnqueueSection { keys, policy: &UNLIMITED_POLICY, groups: &groups };
     assert!(
-        queue.enqueue_sections(&[section(&mux), section(&acme)]).await.unwrap_err().certainly_not_run()
+        queue
+            .enqueue_sections(&[section(&mux), section(&acme)])
+            .await
+            .unwrap_err()
+            .certainly_not_run()
     );
     assert_eq!(server.command::<u64>(&["DBSIZE"]).await, 0);
     for keys in [&mux, &acme] {

@@ -6,7 +6,7 @@ use shared::event::StreamId;
 use shared::queue::SettleOutcome::{Duplicate, Processed, Stale};
 use shared::queue::{OutboxEntry, SettleOutcome, Settled};
 
-use crate::fixture::{CONSUMER, QueueFixture, OTHER, field};
+use crate::fixture::{CONSUMER, OTHER, QueueFixture, field};
 
 fn processed(ids: &[StreamId]) -> Vec<Settled> {
     ids.iter().map(|id| Settled::new(*id, Processed)).collect()

@@ -6,7 +6,7 @@ use shared::queue::{
     CallError, DecodeError, EnqueuePolicy, EnqueueSection, Enqueued, Replayed, decode,
 };
 
-use crate::cluster::{one_node, connect_to};
+use crate::cluster::{connect_to, one_node};
 use crate::fixture::{CONSUMER, QueueFixture, UNLIMITED, event, field, name};
 
 fn unusable(id: &str, kind: &str) -> NewEvent {
@@ -58,7 +58,10 @@ async fn unusable_event_is_a_dead_letter_with_its_bytes() {
 
     // A purge deletes the dedup marker, so that the sender may retry.
     let digest = marker_digest("mux", "a");
-    assert_eq!(fixture.enqueue(&UNLIMITED, std::slice::from_ref(&given)).await, [Enqueued::Duplicate]);
+    assert_eq!(
+        fixture.enqueue(&UNLIMITED, std::slice::from_ref(&given)).await,
+        [Enqueued::Duplicate]
+    );
     assert_eq!(
         fixture.queue.purge(&fixture.keys, &[(first.id, Some(digest))]).await.unwrap(),
         [true]
@@ -134,7 +137,10 @@ async fn unusable_event_can_be_replayed() {
     let mut fixture = QueueFixture::consuming().await;
     let time = EventTime::Known(fixture.queue.now().await.unwrap() - 1000);
     fixture
-        .enqueue(&UNLIMITED, &[NewEvent { occurred_at: time, ..unusable("a", "t") }, unusable("b", "")])
+        .enqueue(
+            &UNLIMITED,
+            &[NewEvent { occurred_at: time, ..unusable("a", "t") }, unusable("b", "")],
+        )
         .await;
     let dead = fixture.queue.dead_letters(&fixture.keys, None, 10).await.unwrap();
     let ids: Vec<_> = dead.iter().map(|entry| entry.id).collect();

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use shared::platform::SessionStatus;
 use worker::effects::EventAction;
 
-use crate::fixture::{ACTIVE, StoreFixture, IDLE, done, mux, time};
+use crate::fixture::{ACTIVE, IDLE, StoreFixture, done, mux, time};
 
 on_both!(
     announcement_creates_a_ready_session,

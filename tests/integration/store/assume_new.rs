@@ -8,7 +8,7 @@ use shared::platform::Platform;
 use worker::effects::{Applied, EventAction, PlannedEvent};
 use worker::store::{PlatformEvents, StoreError};
 
-use crate::fixture::{ACTIVE, DISCONNECTED, TestEvent, StoreFixture, IDLE, done, event, mux, open};
+use crate::fixture::{ACTIVE, DISCONNECTED, IDLE, StoreFixture, TestEvent, done, event, mux, open};
 
 on_both!(
     redelivery_is_known_among_new_events,
@@ -35,7 +35,11 @@ fn live(id: &str, at: i64, room: &str) -> TestEvent {
 }
 
 /// Applies `event` and returns the plan for a redelivery, with the outcome to expect from it.
-async fn apply_first_delivery(fixture: &StoreFixture, platform: &str, event: TestEvent) -> (PlannedEvent, Applied) {
+async fn apply_first_delivery(
+    fixture: &StoreFixture,
+    platform: &str,
+    event: TestEvent,
+) -> (PlannedEvent, Applied) {
     let planned = fixture.plan(platform, &event);
     let result =
         done(fixture.try_apply(platform, std::slice::from_ref(&planned)).await.unwrap().remove(0));
@@ -45,9 +49,12 @@ async fn apply_first_delivery(fixture: &StoreFixture, platform: &str, event: Tes
 async fn redelivery_is_known_among_new_events(fixture: StoreFixture) {
     fixture.announce("a", 0, json!({"room_id": "r"})).await;
     // A logged event changes no row, so only the ledger knows it.
-    let (logged, known) =
-        apply_first_delivery(&fixture, "mux", mux("b", "video.live_stream.created", 1_000, Some("r"), "s"))
-            .await;
+    let (logged, known) = apply_first_delivery(
+        &fixture,
+        "mux",
+        mux("b", "video.live_stream.created", 1_000, Some("r"), "s"),
+    )
+    .await;
     let batch = [
         fixture.plan("mux", &mux("c", ACTIVE, 2_000, Some("r"), "s")),
         logged,
@@ -68,7 +75,8 @@ async fn redelivery_is_known_among_new_events(fixture: StoreFixture) {
 
 async fn redelivery_is_known_after_its_session_was_deleted(fixture: StoreFixture) {
     fixture.announce("a", 0, json!({"room_id": "r"})).await;
-    let (event, known) = apply_first_delivery(&fixture, "mux", mux("e", ACTIVE, 1_000, Some("r"), "s")).await;
+    let (event, known) =
+        apply_first_delivery(&fixture, "mux", mux("e", ACTIVE, 1_000, Some("r"), "s")).await;
     fixture.database.execute("DELETE FROM sessions").await;
     assert_eq!(
         apply_in_fresh_store(&fixture, "mux", &[event]).await.unwrap(),
@@ -80,9 +88,16 @@ async fn redelivery_is_known_after_its_session_was_deleted(fixture: StoreFixture
 async fn redelivery_is_known_after_its_room_changed_owner(fixture: StoreFixture) {
     let (event, known) = apply_first_delivery(&fixture, "studio", live("e", 1_000, "r")).await;
     fixture.database.execute("UPDATE sessions SET platform = 'rival' WHERE room_id = 'r'").await;
-    assert_eq!(apply_in_fresh_store(&fixture, "studio", &[event]).await.unwrap(), [known], "not a conflict");
+    assert_eq!(
+        apply_in_fresh_store(&fixture, "studio", &[event]).await.unwrap(),
+        [known],
+        "not a conflict"
+    );
     let new = fixture.plan("studio", &live("f", 1_000, "r"));
-    assert_eq!(apply_in_fresh_store(&fixture, "studio", &[new]).await.unwrap(), [Applied::Conflict]);
+    assert_eq!(
+        apply_in_fresh_store(&fixture, "studio", &[new]).await.unwrap(),
+        [Applied::Conflict]
+    );
 }
 
 async fn redelivery_is_known_even_if_the_database_would_refuse_it(fixture: StoreFixture) {
@@ -95,10 +110,9 @@ async fn redelivery_is_known_even_if_the_database_would_refuse_it(fixture: Store
     assert_eq!(done(outcomes[1].clone()).action, EventAction::StatusUpdated);
 }
 
-async fn redelivery_in_a_later_part_reruns_all_parts(
-    fixture: StoreFixture,
-) {
-    let (event, known) = apply_first_delivery(&fixture, "studio", live("e", 1_000, "studios")).await;
+async fn redelivery_in_a_later_part_reruns_all_parts(fixture: StoreFixture) {
+    let (event, known) =
+        apply_first_delivery(&fixture, "studio", live("e", 1_000, "studios")).await;
     let firsts = [fixture.plan("rival", &live("e", 1_000, "rivals"))];
     let seconds = [fixture.plan("studio", &live("f", 2_000, "studios")), event];
     let part = |name: &str, events| PlatformEvents { platform: fixture.platform(name), events };
@@ -120,7 +134,8 @@ async fn redelivery_in_a_later_part_reruns_all_parts(
 
 async fn missing_session_beside_a_redelivery_stays_missing(fixture: StoreFixture) {
     fixture.announce("a", 0, json!({"room_id": "r"})).await;
-    let (event, known) = apply_first_delivery(&fixture, "mux", mux("e", ACTIVE, 1_000, Some("r"), "s")).await;
+    let (event, known) =
+        apply_first_delivery(&fixture, "mux", mux("e", ACTIVE, 1_000, Some("r"), "s")).await;
     let missing = fixture.plan("mux", &mux("m", ACTIVE, 1_000, Some("nowhere"), "x"));
     let new = fixture.plan("mux", &mux("n", IDLE, 2_000, Some("r"), "s"));
     let outcomes = apply_in_fresh_store(&fixture, "mux", &[missing, event, new]).await.unwrap();

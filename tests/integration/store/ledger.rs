@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde_json::json;
 use worker::effects::{Applied, EventAction, MAX_KEY_BYTES};
 
-use crate::fixture::{ACTIVE, StoreFixture, IDLE, done, event, mux, open, time};
+use crate::fixture::{ACTIVE, IDLE, StoreFixture, done, event, mux, open, time};
 
 on_both!(
     second_delivery_is_known_and_changes_nothing,
@@ -39,7 +39,11 @@ async fn duplicate_entry_is_recognized_by_its_origin(fixture: StoreFixture) {
     assert_eq!(copy, Applied::AlreadyApplied { same_origin: false, result });
     let elsewhere =
         fixture.one("partner", event("e1", "offline", 2_000, json!({"room": "r"}))).await;
-    assert_eq!(done(elsewhere).action, EventAction::StatusUpdated, "event ids are scoped to their platform");
+    assert_eq!(
+        done(elsewhere).action,
+        EventAction::StatusUpdated,
+        "event ids are scoped to their platform"
+    );
 }
 
 async fn event_in_two_workers_at_once_takes_effect_once(fixture: StoreFixture) {
@@ -121,12 +125,20 @@ async fn missing_session_leaves_no_row(fixture: StoreFixture) {
         )
         .await;
     assert_eq!(outcomes[0], Applied::MissingSession);
-    assert_eq!(done(outcomes[1].clone()).action, EventAction::Logged, "other events of the batch take effect");
+    assert_eq!(
+        done(outcomes[1].clone()).action,
+        EventAction::Logged,
+        "other events of the batch take effect"
+    );
     assert_eq!(fixture.database.count("sessions").await, 0);
     assert_eq!(fixture.database.event("mux", "e1").await, None);
     fixture.announce("a", 0, json!({"room_id": "nowhere"})).await;
     let result = done(fixture.one("mux", mux("e1", ACTIVE, 1_000, Some("nowhere"), "s")).await);
-    assert_eq!(result.action, EventAction::StatusUpdated, "the retry succeeds once the session exists");
+    assert_eq!(
+        result.action,
+        EventAction::StatusUpdated,
+        "the retry succeeds once the session exists"
+    );
 }
 
 async fn batch_outcomes_keep_the_order(fixture: StoreFixture) {

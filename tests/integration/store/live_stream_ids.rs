@@ -3,7 +3,7 @@
 use serde_json::json;
 use worker::effects::{Applied, EventAction};
 
-use crate::fixture::{ACTIVE, StoreFixture, IDLE, T0, done, event, mux};
+use crate::fixture::{ACTIVE, IDLE, StoreFixture, T0, done, event, mux};
 
 on_both!(
     room_id_wins_over_live_stream_id,

@@ -10,7 +10,7 @@ use tests::poll;
 use worker::effects::Applied;
 use worker::store::{PlatformEvents, Store, StoreOptions};
 
-use crate::fixture::{ACTIVE, TestEvent, StoreFixture, event, mux, options};
+use crate::fixture::{ACTIVE, StoreFixture, TestEvent, event, mux, options};
 
 const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -32,7 +32,12 @@ async fn release(mut holder: PgConnection) {
 }
 
 /// Applies `events` and returns for each whether it was held back.
-async fn apply(store: &Store, fixture: &StoreFixture, platform: &str, events: &[TestEvent]) -> Vec<bool> {
+async fn apply(
+    store: &Store,
+    fixture: &StoreFixture,
+    platform: &str,
+    events: &[TestEvent],
+) -> Vec<bool> {
     let planned: Vec<_> = events.iter().map(|event| fixture.plan(platform, event)).collect();
     let applied = store.apply(fixture.platform(platform), &planned).await.unwrap();
     let is_held_back = |applied: &Applied| match applied {
@@ -112,7 +117,11 @@ async fn locked_row_of_each_table_holds_back_its_events() {
         let kept = apply(&store, &fixture, "studio", &[event_for("held"), event_for("free")]).await;
         assert_eq!(kept, [true, false], "{table}");
         release(holder).await;
-        assert_eq!(apply(&store, &fixture, "studio", &[event_for("held")]).await, [false], "{table}");
+        assert_eq!(
+            apply(&store, &fixture, "studio", &[event_for("held")]).await,
+            [false],
+            "{table}"
+        );
     }
 }
 

@@ -3,7 +3,9 @@
 use serde_json::{Value, json};
 use worker::effects::EventAction;
 
-use crate::fixture::{ACTIVE, DISCONNECTED, TestEvent, StoreFixture, IDLE, action, done, event, mux, time};
+use crate::fixture::{
+    ACTIVE, DISCONNECTED, IDLE, StoreFixture, TestEvent, action, done, event, mux, time,
+};
 
 on_both!(
     stream_events_in_every_order_end_in_the_same_row,

@@ -11,12 +11,9 @@ use tests::postgres::{PostgresOptions, PostgresServer};
 use worker::effects::Applied;
 use worker::store::{OpenError, Store, StoreError, StoreOptions};
 
-use crate::fixture::{ACTIVE, StoreFixture, IDLE, event, mux, options};
+use crate::fixture::{ACTIVE, IDLE, StoreFixture, event, mux, options};
 
-on_both!(
-    cancelled_apply_leaves_the_store_usable,
-    missing_table_is_an_outage
-);
+on_both!(cancelled_apply_leaves_the_store_usable, missing_table_is_an_outage);
 
 const TEST_TIMEOUT: Duration = Duration::from_secs(10);
 

@@ -8,12 +8,9 @@ use worker::effects::{
 };
 use worker::store::StoreError;
 
-use crate::fixture::{ACTIVE, TestEvent, StoreFixture, event};
+use crate::fixture::{ACTIVE, StoreFixture, TestEvent, event};
 
-on_both!(
-    rejected_event_rolls_back_its_batch,
-    unreadable_creation_time_counts_as_long_ago
-);
+on_both!(rejected_event_rolls_back_its_batch, unreadable_creation_time_counts_as_long_ago);
 
 fn live(body: Value) -> TestEvent {
     event("e", "live", 0, body)

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use worker::effects::{Applied, PlannedEvent};
 use worker::store::Store;
 
-use crate::fixture::{ACTIVE, DISCONNECTED, TestEvent, StoreFixture, IDLE, event, open, time};
+use crate::fixture::{ACTIVE, DISCONNECTED, IDLE, StoreFixture, TestEvent, event, open, time};
 
 const CASES: u32 = 32;
 
@@ -43,12 +43,8 @@ fn cases() -> impl Strategy<Value = ReorderCase> {
         let order = prop::collection::vec(any::<u32>(), seeds.len());
         let batches = prop::collection::vec(1..6_usize, 1..4);
         let again = prop::collection::vec(prop::option::weighted(0.2, 1..12_usize), seeds.len());
-        (Just(seeds), order, batches, again).prop_map(|(seeds, order, batches, again)| ReorderCase {
-            seeds,
-            order,
-            batches,
-            again,
-        })
+        (Just(seeds), order, batches, again)
+            .prop_map(|(seeds, order, batches, again)| ReorderCase { seeds, order, batches, again })
     })
 }
 

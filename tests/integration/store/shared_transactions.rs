@@ -6,7 +6,7 @@ use shared::platform::Platform;
 use worker::effects::{Applied, EventAction, PlannedEvent};
 use worker::store::{PlatformEvents, Store, StoreError, TransactionScope};
 
-use crate::fixture::{ACTIVE, TestEvent, StoreFixture, done, event, mux, open};
+use crate::fixture::{ACTIVE, StoreFixture, TestEvent, done, event, mux, open};
 
 on_both!(
     parts_of_two_platforms_share_a_transaction,
@@ -244,5 +244,8 @@ async fn deadlock_is_retried_as_a_lost_race() {
 #[tokio::test]
 async fn transaction_scope_depends_on_the_database() {
     assert_eq!(StoreFixture::sqlite().await.store.transaction_scope(), TransactionScope::Any);
-    assert_eq!(StoreFixture::postgres().await.store.transaction_scope(), TransactionScope::OwnSessions);
+    assert_eq!(
+        StoreFixture::postgres().await.store.transaction_scope(),
+        TransactionScope::OwnSessions
+    );
 }

@@ -6,7 +6,7 @@ use serde_json::json;
 use tests::database::Database;
 use worker::store::{Store, StoreError};
 
-use crate::fixture::{TestEvent, StoreFixture, done, event, mux, options};
+use crate::fixture::{StoreFixture, TestEvent, done, event, mux, options};
 
 on_both!(
     suppressed_insert_of_each_table_is_rejected_and_named,

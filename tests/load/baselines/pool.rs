@@ -130,7 +130,11 @@ pub(crate) fn serve(
     Ok(())
 }
 
-async fn accept(request: HttpRequest, body: web::Bytes, server: web::Data<ScriptServer>) -> HttpResponse {
+async fn accept(
+    request: HttpRequest,
+    body: web::Bytes,
+    server: web::Data<ScriptServer>,
+) -> HttpResponse {
     if !verify_signature(&request, &body, &server.key) {
         return HttpResponse::Unauthorized().finish();
     }
@@ -182,7 +186,11 @@ mod tests {
         let key = Hmac::<Sha256>::new_from_slice(MUX_SECRET.as_bytes()).unwrap();
         let good = |secret: &str, at: i64, body: &[u8]| {
             let header = ("mux-signature", sign::pairs(secret, at, b"body"));
-            verify_signature(&TestRequest::default().insert_header(header).to_http_request(), body, &key)
+            verify_signature(
+                &TestRequest::default().insert_header(header).to_http_request(),
+                body,
+                &key,
+            )
         };
         assert!(good(MUX_SECRET, now(), b"body"));
         assert!(!good(MUX_SECRET, now(), b"another"));

@@ -7,7 +7,7 @@ use sqlx::{Connection as _, PgConnection};
 use time::OffsetDateTime;
 use worker::store::{Store, StoreOptions};
 
-use super::rows::{RowBatch, RawLedgerRow, RawSessionRow, WriteFigures, instant};
+use super::rows::{RawLedgerRow, RawSessionRow, RowBatch, WriteFigures, instant};
 use super::sqlite::write_figures;
 use crate::LoadError;
 use crate::cpu::CpuSampler;
@@ -44,8 +44,9 @@ struct BatchColumns<'b> {
 pub(crate) async fn write(url: &str, batches: &[RowBatch]) -> Result<WriteFigures, LoadError> {
     drop(Store::open(&SecretString::from(url.to_owned()), &StoreOptions::default()).await?);
     let mut connection = PgConnection::connect(url).await?;
-    let times =
-        |rows: &[RawLedgerRow], of: fn(&RawLedgerRow) -> &str| rows.iter().map(|row| instant(of(row))).collect();
+    let times = |rows: &[RawLedgerRow], of: fn(&RawLedgerRow) -> &str| {
+        rows.iter().map(|row| instant(of(row))).collect()
+    };
     let batches: Vec<BatchColumns<'_>> = batches
         .iter()
         .map(|batch| BatchColumns {

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::preloaded::PLATFORMS;
 use super::offer::{ingress, requests, to_ingress};
+use super::preloaded::PLATFORMS;
 use super::{announce, finished, stack};
 use crate::LoadError;
 use crate::cpu::CpuSampler;
@@ -35,9 +35,12 @@ pub(crate) async fn measure(options: &LoadOptions, figures: &mut Figures) -> Res
         rate: Some(RATE),
         expected: 202,
     };
-    let offered =
-        to_ingress(&stack, &plan, requests(&plan, &RequestKind { platforms: PLATFORMS, wait: false }))
-            .await?;
+    let offered = to_ingress(
+        &stack,
+        &plan,
+        requests(&plan, &RequestKind { platforms: PLATFORMS, wait: false }),
+    )
+    .await?;
     offered.check(SECTION, 202, figures);
     stack.wait_until_drained(DRAIN_TIMEOUT).await;
     let (accepted, finished) = (offered.count(202), finished(&stack, PLATFORMS).await);

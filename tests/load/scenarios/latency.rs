@@ -126,10 +126,14 @@ pub(crate) async fn paced(
         expected,
     };
     let sampled = (rate / REQUESTS_PER_SAMPLE).max(MIN_SAMPLE_RATE);
-    let (most, some) =
-        (plan(options.connections, (rate - sampled).max(1.0), 202), plan(WAITING_CONNECTIONS, sampled, 200));
-    let (all, asking) =
-        (requests(&most, &RequestKind::plain()), requests(&some, &RequestKind { platforms: 0, wait: true }));
+    let (most, some) = (
+        plan(options.connections, (rate - sampled).max(1.0), 202),
+        plan(WAITING_CONNECTIONS, sampled, 200),
+    );
+    let (all, asking) = (
+        requests(&most, &RequestKind::plain()),
+        requests(&some, &RequestKind { platforms: 0, wait: true }),
+    );
     let (server, redis) = (stack.ingresses[0].process.pid(), stack.redis.process().pid());
     let mut sampler = CpuSampler::of(&[server, redis, stack.workers[0].process.pid()])?;
     let mut since = None;

@@ -1,11 +1,11 @@
 //! What is measured, a file for each thing.
 
-pub(crate) mod preloaded;
 pub(crate) mod drain;
 pub(crate) mod fill;
 pub(crate) mod idle;
 pub(crate) mod latency;
 pub(crate) mod offer;
+pub(crate) mod preloaded;
 pub(crate) mod servers;
 pub(crate) mod speed;
 pub(crate) mod start;

@@ -54,7 +54,8 @@ pub(crate) fn requests(plan: &LoadPlan, kind: &RequestKind) -> SignedRequests {
 
 /// Few requests, again and again: only for a server that does not look at them.
 pub(crate) fn endless(plan: &LoadPlan) -> SignedRequests {
-    SignedRequests::signed(&plan.address.to_string(), ENDLESS_REQUESTS, &RequestKind::plain()).endless()
+    SignedRequests::signed(&plan.address.to_string(), ENDLESS_REQUESTS, &RequestKind::plain())
+        .endless()
 }
 
 /// Carries out `plan` against the process `server`, whose Redis, if it has one, is the process `redis`.
@@ -64,7 +65,8 @@ pub(crate) async fn offer(
     server: u32,
     redis: Option<u32>,
 ) -> Result<OfferedLoad, LoadError> {
-    let mut sampler = CpuSampler::of(&[&[std::process::id(), server][..], redis.as_slice()].concat())?;
+    let mut sampler =
+        CpuSampler::of(&[&[std::process::id(), server][..], redis.as_slice()].concat())?;
     let outcome = generator::run(plan, requests, || sampler.mark()).await?;
     Ok(OfferedLoad::of(outcome, &sampler, redis.is_some()))
 }

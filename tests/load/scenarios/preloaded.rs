@@ -136,7 +136,11 @@ impl ComparedSystem {
     }
 
     /// Accepts at full speed for a while, lets a worker finish as much, and gives what an event cost in all, in µs.
-    async fn turn(&mut self, options: &LoadOptions, figures: &mut Figures) -> Result<f64, LoadError> {
+    async fn turn(
+        &mut self,
+        options: &LoadOptions,
+        figures: &mut Figures,
+    ) -> Result<f64, LoadError> {
         let plan = closed(options, ingress(&self.stack)?);
         let kind = RequestKind { platforms: self.platforms, wait: false };
         let offered = to_ingress(&self.stack, &plan, requests(&plan, &kind)).await?;

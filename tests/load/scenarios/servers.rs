@@ -12,9 +12,9 @@ use tokio::net::TcpStream;
 
 use super::offer::{OfferedLoad, closed, endless, offer, requests};
 use crate::LoadError;
-use crate::figures::Figures;
 use crate::baselines::fastify::Fastify;
 use crate::baselines::pool::PoolKind;
+use crate::figures::Figures;
 use crate::options::LoadOptions;
 use crate::requests::RequestKind;
 
@@ -80,9 +80,13 @@ async fn queueing(
     let server = program(address, &redis.url())?.spawn();
     listening(who, address, &server).await?;
     let plan = closed(options, address);
-    let offered =
-        offer(&plan, requests(&plan, &RequestKind::plain()), server.pid(), Some(redis.process().pid()))
-            .await?;
+    let offered = offer(
+        &plan,
+        requests(&plan, &RequestKind::plain()),
+        server.pid(),
+        Some(redis.process().pid()),
+    )
+    .await?;
     offered.check(who, 202, figures);
     let queued: u64 = redis.command(&["XLEN", STREAM]).await;
     if queued != offered.count(202) {

@@ -6,11 +6,11 @@ use tests::stack::Stack;
 use super::offer::{OfferedLoad, closed, ingress, requests, to_ingress};
 use super::{announce, drain, finished, latency, names, servers, stack};
 use crate::LoadError;
-use crate::cpu::mib;
-use crate::figures::{Figures, ratio};
 use crate::baselines::commands;
 use crate::baselines::fastify::Fastify;
 use crate::baselines::pool::PoolKind;
+use crate::cpu::mib;
+use crate::figures::{Figures, ratio};
 use crate::options::LoadOptions;
 use crate::requests::RequestKind;
 use crate::targets::Goal;
@@ -91,7 +91,8 @@ async fn commands(options: &LoadOptions, figures: &mut Figures) -> Result<f64, L
     eprintln!("load:   {COMMANDS}, {ALWAYS}");
     let redis = RedisServer::start(super::redis(ALWAYS)).await;
     let events = if options.quick { 40_000 } else { 200_000 };
-    let commands::CommandCost { enqueue, read_and_settle } = commands::measure(&redis, events).await?;
+    let commands::CommandCost { enqueue, read_and_settle } =
+        commands::measure(&redis, events).await?;
     figures.add(COMMANDS, "Redis CPU µs/event, enqueue", ALWAYS, enqueue);
     figures.add(COMMANDS, "Redis CPU µs/event, read + settle", ALWAYS, read_and_settle);
     figures.add(
@@ -141,7 +142,8 @@ async fn system(
     if let (ALWAYS, Some(peak)) = (appendfsync, peak) {
         figures.goal(Goal::MemoryIngress, peak);
     }
-    check_accounted(&stack, &who, full.count(202) + together.accepted + paced.accepted, figures).await;
+    check_accounted(&stack, &who, full.count(202) + together.accepted + paced.accepted, figures)
+        .await;
     Ok((full, redis_cpu))
 }
 

@@ -6,9 +6,9 @@ use ::tests::stack::{DatabaseKind, Stack};
 
 use super::{announce, drain, fill, finished, names, stack};
 use crate::LoadError;
-use crate::figures::{Figures, ratio};
-use crate::baselines::rows::{self, RowBatch, RawLedgerRow, WriteFigures};
+use crate::baselines::rows::{self, RawLedgerRow, RowBatch, WriteFigures};
 use crate::baselines::{postgres, sqlite};
+use crate::figures::{Figures, ratio};
 use crate::options::LoadOptions;
 use crate::targets::Goal;
 
@@ -42,10 +42,11 @@ pub(crate) async fn round(options: &LoadOptions, figures: &mut Figures) -> Resul
     eprintln!("load:   {events} events to PostgreSQL: worker, then raw");
     let (stack, drain) = backlog(DatabaseKind::OwnPostgres, events, "PostgreSQL", figures).await?;
     let server = stack.postgres.as_ref().ok_or("no server")?;
-    let floor = fastest(&rows, drain.batch, "PostgreSQL", figures, async |batches: &[RowBatch]| {
-        postgres::write(&server.database().await, batches).await
-    })
-    .await?;
+    let floor =
+        fastest(&rows, drain.batch, "PostgreSQL", figures, async |batches: &[RowBatch]| {
+            postgres::write(&server.database().await, batches).await
+        })
+        .await?;
     judge(
         &drain,
         &floor,
@@ -82,7 +83,10 @@ async fn backlog(
     figures.add(SECTION, "worker CPU µs/event", column, drained.worker_cpu_us);
     figures.add(SECTION, "Redis CPU µs/event", column, drained.redis_cpu_us);
     figures.add(SECTION, "worker, events per transaction", column, batch as f64);
-    Ok((stack, WorkerFigures { per_second: drained.per_second, cpu_us: drained.worker_cpu_us, batch }))
+    Ok((
+        stack,
+        WorkerFigures { per_second: drained.per_second, cpu_us: drained.worker_cpu_us, batch },
+    ))
 }
 
 /// The floor at 500 rows a transaction and at the worker's own size; the faster one counts.
@@ -106,7 +110,13 @@ fn faster(a: WriteFigures, b: WriteFigures) -> WriteFigures {
     if a.rows_per_second >= b.rows_per_second { a } else { b }
 }
 
-fn judge(drain: &WorkerFigures, floor: &WriteFigures, goals: (Goal, Goal), column: &str, figures: &mut Figures) {
+fn judge(
+    drain: &WorkerFigures,
+    floor: &WriteFigures,
+    goals: (Goal, Goal),
+    column: &str,
+    figures: &mut Figures,
+) {
     let against = ratio(drain.per_second, floor.rows_per_second);
     let beyond = drain.cpu_us - floor.cpu_us;
     figures.add(SECTION, "worker / faster raw, per second", column, against);

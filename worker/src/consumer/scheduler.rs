@@ -273,7 +273,7 @@ mod tests {
         // Each has a definition of its own.
         let many: Vec<Arc<PlatformQueue>> = (0..60).map(|_| platforms()[3].clone()).collect();
         let sizes = async |transaction_scope| {
-            let all = scheduler(
+            let all = scheduled(
                 transaction_scope,
                 many.iter().map(|platform_queue| batch(platform_queue, 0..1, false)).collect(),
             )

@@ -9,8 +9,10 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use serde_json::{Map, Value};
 use shared::clock;
-use shared::platform::{InvalidRequests, MissingSession, Platform, PlatformName, Source};
-use shared::registration::{Record, Snapshot, State};
+use shared::platform::{
+    InvalidRequestPolicy, MissingSession, Platform, PlatformName, PlatformSource,
+};
+use shared::registration::{RegistrationRecord, RegistrationState, Snapshot};
 use utoipa::ToSchema;
 
 use crate::targets::LiveTargets;
@@ -114,12 +116,12 @@ impl PlatformListResponse {
     /// Describes `snapshot`. `targets` has the keys of this replica.
     pub(super) fn new(snapshot: &Snapshot, targets: &LiveTargets) -> Self {
         let addressable =
-            snapshot.registry.iter().filter(|platform| platform.source != Source::Reserved);
+            snapshot.registry.iter().filter(|platform| platform.source != PlatformSource::Reserved);
         let mut platforms: Vec<_> =
             addressable.map(|platform| PlatformView::new(platform, snapshot, targets)).collect();
         let known: Vec<_> = platforms.iter().map(|one| one.platform.clone()).collect();
         let mut aside: Vec<_> =
-            snapshot.set_aside.values().filter(|name| !known.contains(&name.to_string())).collect();
+            snapshot.unusable.values().filter(|name| !known.contains(&name.to_string())).collect();
         aside.dedup();
         platforms.extend(aside.into_iter().map(PlatformView::unusable));
         platforms.sort_by(|a, b| a.platform.cmp(&b.platform));
@@ -136,14 +138,15 @@ impl PlatformListResponse {
 impl PlatformView {
     fn new(platform: &Platform, snapshot: &Snapshot, targets: &LiveTargets) -> Self {
         let name = &platform.name;
-        let record = snapshot.records.get(name).filter(|_| platform.source == Source::Registered);
+        let record =
+            snapshot.records.get(name).filter(|_| platform.source == PlatformSource::Registered);
         let draining = snapshot.draining.contains(name);
         Self {
             platform: name.to_string(),
             source: match platform.source {
-                Source::File => "file",
-                Source::Registered => "registered",
-                Source::Bundled | Source::Reserved => "bundled",
+                PlatformSource::File => "file",
+                PlatformSource::Registered => "registered",
+                PlatformSource::Bundled | PlatformSource::Reserved => "bundled",
             },
             state: if draining { "draining" } else { "active" },
             configured: !draining
@@ -184,8 +187,8 @@ impl PlatformSettings {
             ack_status: platform.ack_status,
             busy_status: platform.busy_status,
             invalid: match platform.invalid {
-                InvalidRequests::Keep => "keep",
-                InvalidRequests::Refuse => "refuse",
+                InvalidRequestPolicy::Keep => "keep",
+                InvalidRequestPolicy::Refuse => "refuse",
             },
             missing_session: match platform.missing_session {
                 MissingSession::Create => "create",
@@ -196,9 +199,9 @@ impl PlatformSettings {
 }
 
 impl RegistrationView {
-    fn new(name: &PlatformName, record: &Record) -> Self {
+    fn new(name: &PlatformName, record: &RegistrationRecord) -> Self {
         // A platform that is being removed verifies nothing. Its remaining secrets only sign.
-        let verifies = record.state == State::Active;
+        let verifies = record.state == RegistrationState::Active;
         let valid =
             record.secrets.iter().filter(|secret| verifies && !secret.is_expired(clock::now_ms()));
         Self {
@@ -233,9 +236,10 @@ mod tests {
     #[test]
     fn platform_view_has_everything_but_the_secret() {
         let current = targets();
-        let shop = current
-            .base()
-            .registered(&name("shop"), "rate_limit = 5\nevent_types = ['b', 'a']".parse().unwrap());
+        let shop = current.base().compile_registered(
+            &name("shop"),
+            "rate_limit = 5\nevent_types = ['b', 'a']".parse().unwrap(),
+        );
         let (registry, _) = current.base().with_registered([Arc::new(shop.unwrap())], Arc::clone);
         let record = json!({"v": 1, "definition": {"rate_limit": 5, "event_types": ["b", "a"]},
             "state": "active",
@@ -253,8 +257,8 @@ mod tests {
                 name("shop"),
                 Arc::new(serde_json::from_value(record).unwrap()),
             )]),
-            set_aside: BTreeMap::from([("x".to_owned(), name("y")), ("y".to_owned(), name("y"))]),
-            later: BTreeSet::new(),
+            unusable: BTreeMap::from([("x".to_owned(), name("y")), ("y".to_owned(), name("y"))]),
+            newer_version: BTreeSet::new(),
             sequence: 1,
             version: None,
         };

@@ -41,8 +41,8 @@ impl BatchElement<'_> {
     /// Translates the path in a schema error likewise.
     pub(super) fn in_request_error(&self, error: PayloadError) -> PayloadError {
         match error {
-            PayloadError::Unmet { path, rule } => {
-                PayloadError::Unmet { path: self.in_request(&path), rule }
+            PayloadError::Violated { path, rule } => {
+                PayloadError::Violated { path: self.in_request(&path), rule }
             }
             other => other,
         }

@@ -2,7 +2,7 @@
 //!
 //! # Guarantees
 //!
-//! - A request waits at most as long as it asked for, and at most [`LONGEST_WAIT`].
+//! - A request waits at most as long as it asked for, and at most [`MAX_RESULT_WAIT`].
 //!   (`wait_timeout_is_answered_as_queued`)
 //! - Waiters are bounded and hold no body. (`waiting_request_holds_no_body`)
 //! - A waiter is registered before its event is queued, so no result comes too early. It is removed
@@ -28,7 +28,7 @@ use actix_web::http::header::HeaderMap;
 use futures_util::{StreamExt, stream};
 use secrecy::SecretString;
 use shared::metrics::WaiterMetrics;
-use shared::platform::LONGEST_WAIT;
+use shared::platform::MAX_RESULT_WAIT;
 use shared::queue::keys::reply_channel;
 use shared::queue::{
     ChannelSubscription, EventReply, FAILURE_PAUSE, Queue, RedisUrlError, ReplyOutcome,
@@ -140,7 +140,7 @@ impl WaiterRegistry {
         events: &mut Identified,
     ) -> Option<ResultWaiter> {
         let wait = match prefer::wait(headers) {
-            Some(seconds) => Duration::from_secs(seconds).min(LONGEST_WAIT),
+            Some(seconds) => Duration::from_secs(seconds).min(MAX_RESULT_WAIT),
             None => target.platform.wait?,
         };
         let Identified::One(event) = events else { return None };

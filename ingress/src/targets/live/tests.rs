@@ -18,8 +18,8 @@ fn keys() -> Arc<Keys> {
 }
 
 /// Returns `base` with a platform `shop` that is registered as `definition`.
-fn registered(base: &Registry, definition: &str) -> Arc<Platform> {
-    Arc::new(base.registered(&name("shop"), toml(definition)).unwrap())
+fn compile_registered(base: &Registry, definition: &str) -> Arc<Platform> {
+    Arc::new(base.compile_registered(&name("shop"), toml(definition)).unwrap())
 }
 
 fn toml(definition: &str) -> toml::Table {
@@ -34,8 +34,8 @@ fn snapshot(current: &LiveTargets, sequence: u64, shop: Option<&Arc<Platform>>) 
         keys: HashMap::new(),
         draining: BTreeSet::new(),
         records: BTreeMap::new(),
-        set_aside: BTreeMap::new(),
-        later: BTreeSet::new(),
+        unusable: BTreeMap::new(),
+        newer_version: BTreeSet::new(),
         sequence,
         version: None,
     }
@@ -44,7 +44,7 @@ fn snapshot(current: &LiveTargets, sequence: u64, shop: Option<&Arc<Platform>>) 
 #[test]
 fn registered_platforms_override_those_of_the_start() {
     let current = targets();
-    let shop = registered(current.base(), "aliases = ['store']");
+    let shop = compile_registered(current.base(), "aliases = ['store']");
     let keys = HashMap::from([(name("shop"), keys()), (name("mux"), keys())]);
     current.apply(&Snapshot { keys: keys.clone(), ..snapshot(&current, 1, Some(&shop)) });
     let found = current.find("store").unwrap();
@@ -61,7 +61,7 @@ fn registered_platforms_override_those_of_the_start() {
 #[test]
 fn older_snapshot_is_ignored() {
     let current = targets();
-    let shop = registered(current.base(), "");
+    let shop = compile_registered(current.base(), "");
     current.apply(&snapshot(&current, 5, Some(&shop)));
     for older in [4, 5] {
         current.apply(&snapshot(&current, older, None));
@@ -73,7 +73,7 @@ fn older_snapshot_is_ignored() {
 fn unchanged_targets_and_their_limiters_are_kept() {
     let current = targets();
     let apply = |sequence, definition: &str, keys: &Arc<Keys>| {
-        let shop = registered(current.base(), definition);
+        let shop = compile_registered(current.base(), definition);
         let keys = HashMap::from([(name("shop"), Arc::clone(keys))]);
         current.apply(&Snapshot { keys, ..snapshot(&current, sequence, Some(&shop)) });
         (current.find("shop").unwrap(), current.find("acme").unwrap())
@@ -92,7 +92,7 @@ fn unchanged_targets_and_their_limiters_are_kept() {
 #[test]
 fn draining_platform_is_not_found() {
     let current = targets();
-    let shop = registered(current.base(), "aliases = ['store']");
+    let shop = compile_registered(current.base(), "aliases = ['store']");
     let draining = BTreeSet::from([name("shop")]);
     current.apply(&Snapshot { draining, ..snapshot(&current, 1, Some(&shop)) });
     assert!(current.find("shop").is_none() && current.find("store").is_none());
@@ -102,7 +102,7 @@ fn draining_platform_is_not_found() {
 async fn unknown_platform_is_unsupported_only_after_a_read() {
     let gate = TestIngress::new().ingress.pipeline.gate.clone();
     let current = targets_with(|base| {
-        Some(Live::start(
+        Some(RegistrationStore::start(
             unreachable_queue(),
             base.clone(),
             Some(Sealer::default()),

@@ -14,7 +14,7 @@ use super::super::destination::{
 use super::super::headers::SourceName;
 use super::{DestinationDefaults, destination_url, header, signing_key, signing_warning};
 use crate::config::{Env, SecretText};
-use crate::platform::definition::{Report, Section, child, duration, secret_ref};
+use crate::platform::definition::{ProblemReport, TableReader, child, duration, secret_ref};
 use crate::platform::{PlatformName, SecretRef};
 
 /// Applies the file to `destinations`. The platform registry reports an unreadable file.
@@ -26,7 +26,7 @@ pub(super) fn apply_file(
     secrets: bool,
 ) {
     let Ok(table) = crate::platform::registry::read(path) else { return };
-    let report = Report::new(path.display().to_string());
+    let report = ProblemReport::new(path.display().to_string());
     match table.get("destinations") {
         None => {}
         Some(Value::Table(tables)) => {
@@ -50,7 +50,7 @@ pub(super) fn apply_file(
 }
 
 struct DestinationReader<'a> {
-    report: &'a Report,
+    report: &'a ProblemReport,
     folder: Option<&'a Path>,
     defaults: &'a DestinationDefaults,
     env: &'a Env,
@@ -73,7 +73,7 @@ impl DestinationReader<'_> {
         }
         let Value::Table(table) = value else { return self.report.add(&key, "must be a table") };
         let known = destinations.iter().position(|one| one.name == name);
-        let mut section = Section::new(key, table.clone(), self.report);
+        let mut section = TableReader::new(key, table.clone(), self.report);
         let given = section.has("url");
         let url = self.url(&mut section);
         let base = match (known, url) {
@@ -95,7 +95,7 @@ impl DestinationReader<'_> {
     }
 
     /// Reads the URL, or the reference to it, since its path may be a secret.
-    fn url(&self, section: &mut Section<'_>) -> Option<url::Url> {
+    fn url(&self, section: &mut TableReader<'_>) -> Option<url::Url> {
         let text = section.text("url")?;
         let text = match self.reference(&text) {
             None => text,
@@ -112,7 +112,7 @@ impl DestinationReader<'_> {
     fn apply_settings(
         &self,
         mut destination: Destination,
-        mut section: Section<'_>,
+        mut section: TableReader<'_>,
     ) -> Destination {
         if let Some(name) = section.word("source", SourceName::new) {
             destination.source = name;
@@ -131,7 +131,7 @@ impl DestinationReader<'_> {
         if let Some(secret) = self.secret(&mut section, "previous_secret") {
             destination.previous_secrets = vec![PreviousSecret::lasting(secret)];
         }
-        let set_duration = |section: &mut Section<'_>, name, value: &mut Duration| {
+        let set_duration = |section: &mut TableReader<'_>, name, value: &mut Duration| {
             if let Some(given) = section.word(name, duration) {
                 *value = given;
             }
@@ -196,7 +196,7 @@ impl DestinationReader<'_> {
         }
     }
 
-    fn secret(&self, section: &mut Section<'_>, key: &'static str) -> Option<SecretString> {
+    fn secret(&self, section: &mut TableReader<'_>, key: &'static str) -> Option<SecretString> {
         let text = section.text(key)?;
         let resolved =
             secret_ref(&text, self.folder).and_then(|reference| self.resolve(&reference));

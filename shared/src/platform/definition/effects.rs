@@ -7,7 +7,7 @@ use std::str::FromStr;
 use toml::{Table, Value};
 
 use super::event::pointers;
-use super::section::{Section, child, words};
+use super::table_reader::{TableReader, child, words};
 use super::{MAX_TYPES, event_type, syntax};
 use crate::platform::types::{
     ChatColumn, ContentColumn, ContentState, DataMember, Effect, EffectSpec, EventSpec, JobColumn,
@@ -18,7 +18,7 @@ use crate::platform::types::{
 const MAX_WORD_BYTES: usize = 64;
 
 /// What an effect's reading depends on.
-pub(super) struct Context<'a> {
+pub(super) struct EffectContext<'a> {
     /// The platform's event section, if it could be read.
     pub(super) event: Option<&'a EventSpec>,
     /// What happens without a session.
@@ -28,7 +28,10 @@ pub(super) struct Context<'a> {
 }
 
 /// Reads the section; problems are noted and their effects left out.
-pub(super) fn read(section: Section<'_>, context: &Context<'_>) -> HashMap<String, EffectSpec> {
+pub(super) fn read(
+    section: TableReader<'_>,
+    context: &EffectContext<'_>,
+) -> HashMap<String, EffectSpec> {
     let report = section.report();
     let key = section.path().to_owned();
     let entries = section.into_entries();
@@ -41,7 +44,7 @@ pub(super) fn read(section: Section<'_>, context: &Context<'_>) -> HashMap<Strin
         let valid = words(&key, vec![kind.as_str().into()], report, event_type);
         match value {
             Value::Table(table) => {
-                let effect = one(Section::new(key, table, report), context);
+                let effect = one(TableReader::new(key, table, report), context);
                 if let (Some(effect), false) = (effect, valid.is_empty()) {
                     effects.insert(kind, effect);
                 }
@@ -52,7 +55,7 @@ pub(super) fn read(section: Section<'_>, context: &Context<'_>) -> HashMap<Strin
     effects
 }
 
-fn one(mut section: Section<'_>, context: &Context<'_>) -> Option<EffectSpec> {
+fn one(mut section: TableReader<'_>, context: &EffectContext<'_>) -> Option<EffectSpec> {
     let report = section.report();
     let before = report.count();
     if !section.has("effect") {
@@ -141,8 +144,8 @@ fn one(mut section: Section<'_>, context: &Context<'_>) -> Option<EffectSpec> {
 }
 
 fn find_session(
-    section: &Section<'_>,
-    context: &Context<'_>,
+    section: &TableReader<'_>,
+    context: &EffectContext<'_>,
     session: Option<&[Pointer]>,
     live_stream_id: Option<&[Pointer]>,
     creates: bool,
@@ -162,7 +165,10 @@ fn find_session(
     }
 }
 
-fn required<T: FromStr<Err: Display>>(section: &mut Section<'_>, name: &'static str) -> Option<T> {
+fn required<T: FromStr<Err: Display>>(
+    section: &mut TableReader<'_>,
+    name: &'static str,
+) -> Option<T> {
     if !section.has(name) {
         section.problem(name, "is missing");
     }
@@ -170,7 +176,7 @@ fn required<T: FromStr<Err: Display>>(section: &mut Section<'_>, name: &'static 
 }
 
 /// What a job's row shall say; open, since every sender has words of its own.
-fn status_text(section: &mut Section<'_>) -> Option<String> {
+fn status_text(section: &mut TableReader<'_>) -> Option<String> {
     if !section.has("status") {
         section.problem("status", "is missing");
     }
@@ -178,7 +184,7 @@ fn status_text(section: &mut Section<'_>) -> Option<String> {
 }
 
 /// `set` of `session.viewers`.
-fn viewers(section: &mut Section<'_>) -> Vec<(SessionColumn, Vec<Pointer>)> {
+fn viewers(section: &mut TableReader<'_>) -> Vec<(SessionColumn, Vec<Pointer>)> {
     let set: Vec<(SessionColumn, _)> = set(section, |_| false);
     let key = section.key("set");
     for (column, _) in &set {
@@ -195,7 +201,7 @@ fn viewers(section: &mut Section<'_>) -> Vec<(SessionColumn, Vec<Pointer>)> {
 }
 
 /// `data = { member = pointer(s) }`.
-fn members(section: &mut Section<'_>) -> Vec<DataMember> {
+fn members(section: &mut TableReader<'_>) -> Vec<DataMember> {
     named(section, "data", |name| plain(name).map(|()| name.to_owned()), |_| false)
 }
 
@@ -207,7 +213,7 @@ fn plain(text: &str) -> Result<(), String> {
     Err(format!("must be 1 to {MAX_WORD_BYTES} letters, digits and '_'"))
 }
 
-fn id(section: &mut Section<'_>) -> Vec<Pointer> {
+fn id(section: &mut TableReader<'_>) -> Vec<Pointer> {
     let id = pointers(section, "id");
     if id.as_ref().is_none_or(Vec::is_empty) {
         section.problem("id", "is missing: where the id is found");
@@ -217,7 +223,7 @@ fn id(section: &mut Section<'_>) -> Vec<Pointer> {
 
 /// `set = { column = pointer(s) }`; `whole` columns may take the whole body, `""`.
 fn set<C: FromStr<Err: Display>>(
-    section: &mut Section<'_>,
+    section: &mut TableReader<'_>,
     whole: impl Fn(&C) -> bool,
 ) -> Vec<(C, Vec<Pointer>)> {
     named(section, "set", |name| name.parse().map_err(|reason: C::Err| reason.to_string()), whole)
@@ -225,7 +231,7 @@ fn set<C: FromStr<Err: Display>>(
 
 /// A table of names with a pointer or several each.
 fn named<N>(
-    section: &mut Section<'_>,
+    section: &mut TableReader<'_>,
     table: &'static str,
     parse: impl Fn(&str) -> Result<N, String>,
     whole: impl Fn(&N) -> bool,

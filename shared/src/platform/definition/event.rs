@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::section::{Section, child, words};
+use super::table_reader::{TableReader, child, words};
 use super::{MAX_TYPES, event_type, syntax};
 use crate::platform::schema::{self, Schemas};
 use crate::platform::types::{EventSpec, Locator, Pointer};
@@ -10,7 +10,7 @@ use crate::signature::Scheme;
 
 /// Reads the section; `None` after at least one problem.
 pub(super) fn read(
-    mut section: Section<'_>,
+    mut section: TableReader<'_>,
     scheme: Option<&Scheme>,
 ) -> Option<(EventSpec, Schemas)> {
     let before = section.report().count();
@@ -68,11 +68,17 @@ pub(super) fn read(
     (report.count() == before).then_some((event, schemas))
 }
 
-pub(super) fn pointers(section: &mut Section<'_>, name: &'static str) -> Option<Vec<Pointer>> {
+pub(super) fn pointers(section: &mut TableReader<'_>, name: &'static str) -> Option<Vec<Pointer>> {
     section.words(name, syntax::pointer)
 }
 
-fn covered(section: &Section<'_>, name: &str, locators: &[Locator], scheme: &Scheme, hint: &str) {
+fn covered(
+    section: &TableReader<'_>,
+    name: &str,
+    locators: &[Locator],
+    scheme: &Scheme,
+    hint: &str,
+) {
     for locator in locators {
         if let Locator::Header(header) = locator
             && !scheme.covers(header)
@@ -85,7 +91,7 @@ fn covered(section: &Section<'_>, name: &str, locators: &[Locator], scheme: &Sch
     }
 }
 
-fn schemas(section: &mut Section<'_>) -> Schemas {
+fn schemas(section: &mut TableReader<'_>) -> Schemas {
     let all =
         section.take("schema").and_then(|value| compile(section, &section.key("schema"), value));
     let mut by_type = HashMap::new();
@@ -108,7 +114,11 @@ fn schemas(section: &mut Section<'_>) -> Schemas {
     Schemas::new(all, by_type)
 }
 
-fn compile(section: &Section<'_>, key: &str, value: toml::Value) -> Option<jsonschema::Validator> {
+fn compile(
+    section: &TableReader<'_>,
+    key: &str,
+    value: toml::Value,
+) -> Option<jsonschema::Validator> {
     let compiled = json(value).and_then(|schema| match schema {
         serde_json::Value::Object(_) => schema::compile(&schema),
         _ => Err("must be a table: a JSON Schema".to_owned()),

@@ -3,9 +3,9 @@
 use std::collections::HashSet;
 use std::path::Path;
 
-use super::section::Section;
 use super::syntax::secret_ref;
-use crate::platform::types::{Handshake, SecretRef, Source};
+use super::table_reader::TableReader;
+use crate::platform::types::{Handshake, PlatformSource, SecretRef};
 
 /// Most topics of one platform.
 const MAX_TOPICS: usize = 1000;
@@ -14,17 +14,20 @@ const MAX_TOPIC_BYTES: usize = 2048;
 
 /// Parts of the definition around the section.
 #[derive(Clone, Copy)]
-pub(super) struct Context<'a> {
+pub(super) struct HandshakeContext<'a> {
     /// `true` where the signature takes key pairs; `None`: not known.
     pub(super) credentials: Option<bool>,
     /// Origin of the definition.
-    pub(super) source: Source,
+    pub(super) source: PlatformSource,
     /// Folder in which relative paths of secrets start.
     pub(super) folder: Option<&'a Path>,
 }
 
 /// Reads the section; `None` after at least one problem.
-pub(super) fn read(mut section: Section<'_>, context: Context<'_>) -> Option<Handshake> {
+pub(super) fn read(
+    mut section: TableReader<'_>,
+    context: HandshakeContext<'_>,
+) -> Option<Handshake> {
     let report = section.report();
     let before = report.count();
     if !section.has("kind") {
@@ -56,8 +59,8 @@ pub(super) fn read(mut section: Section<'_>, context: Context<'_>) -> Option<Han
 
 /// The reference to Meta's token. A registered definition has none: it must not read this process's
 /// environment.
-fn verify_token(section: &mut Section<'_>, context: Context<'_>) -> Option<SecretRef> {
-    if context.source == Source::Registered {
+fn verify_token(section: &mut TableReader<'_>, context: HandshakeContext<'_>) -> Option<SecretRef> {
+    if context.source == PlatformSource::Registered {
         section.take("verify_token");
         section
             .problem("verify_token", "cannot be registered: a reference belongs in PLATFORMS_FILE");
@@ -72,7 +75,7 @@ fn verify_token(section: &mut Section<'_>, context: Context<'_>) -> Option<Secre
     section.word("verify_token", |text| secret_ref(text, context.folder))
 }
 
-fn topics(section: &mut Section<'_>) -> HashSet<String> {
+fn topics(section: &mut TableReader<'_>) -> HashSet<String> {
     let topics = section.words("topics", topic).unwrap_or_default();
     if topics.is_empty() {
         section.problem(

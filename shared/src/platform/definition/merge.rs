@@ -8,14 +8,15 @@
 use toml::{Table, Value};
 
 /// What of a preset another platform never takes over: its names, its switches and what it verifies with.
-const PERSONAL: [&str; 6] = ["aliases", "label", "secrets", "credentials", "enabled", "paused"];
+const NOT_INHERITED: [&str; 6] =
+    ["aliases", "label", "secrets", "credentials", "enabled", "paused"];
 
 /// What describes the body in which `event.type` is found.
-const BODY_SHAPE: [&str; 4] = ["batch", "schema", "schemas", "platform"];
+const BODY_SHAPE_KEYS: [&str; 4] = ["batch", "schema", "schemas", "platform"];
 
 /// A bundled definition as a starting point for another platform.
 pub(super) fn as_preset(mut base: Table) -> Table {
-    for key in PERSONAL {
+    for key in NOT_INHERITED {
         base.remove(key);
     }
     base
@@ -33,7 +34,7 @@ pub(super) fn definition(mut base: Table, over: Table) -> Table {
     if let Some(Value::Table(event)) = base.get_mut("event")
         && other_type.is_some_and(|kind| event.get("type") != Some(kind))
     {
-        for key in BODY_SHAPE {
+        for key in BODY_SHAPE_KEYS {
             event.remove(key);
         }
     }
@@ -45,7 +46,7 @@ pub(super) fn definition(mut base: Table, over: Table) -> Table {
             new.is_none_or(|new| old.get("effect") == Some(new))
         });
     }
-    deep(&mut base, over, Kind::Platform);
+    deep(&mut base, over, TableKind::Platform);
     base
 }
 
@@ -55,7 +56,7 @@ fn table<'t>(of: &'t Table, key: &str) -> Option<&'t Table> {
 
 /// What a table is, which decides what `false` means in it.
 #[derive(Clone, Copy)]
-enum Kind {
+enum TableKind {
     Platform,
     Event,
     /// Anything else of a definition, such as effects by type.
@@ -66,7 +67,7 @@ enum Kind {
     Schema,
 }
 
-impl Kind {
+impl TableKind {
     fn of(self, key: &str) -> Self {
         match (self, key) {
             (Self::Platform, "event") => Self::Event,
@@ -87,7 +88,7 @@ impl Kind {
     }
 }
 
-fn deep(base: &mut Table, over: Table, kind: Kind) {
+fn deep(base: &mut Table, over: Table, kind: TableKind) {
     for (key, value) in over {
         match value {
             Value::Boolean(false) if !kind.has_truth_value(&key) => {
@@ -125,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn tables_merge_and_everything_else_is_replaced() {
+    fn tables_are_merged_and_other_values_replaced() {
         assert_eq!(
             laid(
                 "a = [1, 2]\nb = 1\n[event]\nid = '/id'\ntime = '/t'",
@@ -136,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn false_removes_but_switches_stay_switches() {
+    fn false_removes_a_key_unless_it_is_a_switch() {
         assert_eq!(
             laid(
                 "enabled = true\n[effects]\na = {effect = 'log'}\nb = {effect = 'log'}\n[event]\nid = '/id'",
@@ -147,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn a_switch_is_one_only_in_its_place() {
+    fn switch_name_in_effects_is_an_event_type() {
         let effects = "[effects]\nenabled = {effect = 'log'}\nschema = {effect = 'log'}\nrepeatable = {effect = 'log'}";
         assert_eq!(
             laid(effects, "[effects]\nenabled = false\nschema = false\nrepeatable = false"),
@@ -156,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn a_table_takes_the_place_of_what_is_none() {
+    fn table_replaces_a_value_and_a_value_a_table() {
         assert_eq!(laid("a = 1\nb = {c = 1}", "a = {c = 2}\nb = 1"), toml("a = {c = 2}\nb = 1"));
     }
 
@@ -180,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn another_scheme_starts_the_signature_afresh() {
+    fn other_scheme_drops_the_inherited_signature() {
         let base = "[signature]\nscheme = 'hmac'\nprefix = 'sha256='\nheader = 'x'";
         assert_eq!(
             laid(base, "[signature]\nscheme = 'pairs'\nheader = 'y'"),
@@ -193,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn another_type_pointer_drops_what_described_the_other_body() {
+    fn other_type_pointer_drops_the_inherited_body_shape() {
         let base = "[event]\ntype = '/event_type'\nplatform = '/platform'\ntime = '/t'\nbatch = '/all'\n\
                     schema = {type = 'object'}";
         assert_eq!(
@@ -208,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn an_effect_of_another_kind_replaces_and_the_same_kind_merges() {
+    fn effect_merges_with_its_kind_and_replaces_another() {
         let base = "[effects]\na = {effect = 'session.status', status = 'live'}";
         assert_eq!(
             laid(base, "[effects]\na = {effect = 'log'}"),
@@ -223,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn a_preset_hands_over_neither_names_nor_secrets() {
+    fn preset_passes_on_neither_names_nor_secrets() {
         let base = toml("aliases = ['a']\nsecrets = ['env:A']\nenabled = false\nrate_limit = 5");
         assert_eq!(as_preset(base), toml("rate_limit = 5"));
     }

@@ -11,9 +11,9 @@ mod effects;
 mod event;
 mod handshake;
 mod merge;
-mod section;
 mod signature;
 pub(crate) mod syntax;
+mod table_reader;
 #[cfg(test)]
 mod tests;
 
@@ -23,11 +23,11 @@ use std::time::Duration;
 
 use toml::{Table, Value};
 
-pub(crate) use self::section::{Report, Section, child};
 pub(crate) use self::syntax::{duration, secret_ref};
+pub(crate) use self::table_reader::{ProblemReport, TableReader, child};
 use super::types::{
-    CredentialRef, InvalidRequests, LONGEST_WAIT, MissingSession, Platform, PlatformName,
-    RateLimit, SecretRef, SecretRefs, SessionScope, Source,
+    CredentialRef, InvalidRequestPolicy, MAX_RESULT_WAIT, MissingSession, Platform, PlatformName,
+    PlatformSource, RateLimit, SecretRef, SecretRefs, SessionScope,
 };
 use crate::event::MAX_EVENT_TYPE_BYTES;
 
@@ -38,14 +38,14 @@ const MAX_SECRETS: usize = 16;
 /// Most other names of a platform.
 const MAX_ALIASES: usize = 16;
 /// Highest limit a minute, and most events at once; the limiter counts in microseconds.
-const MAX_RATE: u32 = 60_000_000;
+const MAX_RATE_PER_MINUTE: u32 = 60_000_000;
 /// Limit a minute where neither the definition nor its preset has one.
-const DEFAULT_RATE: u32 = 100;
+const DEFAULT_RATE_PER_MINUTE: u32 = 100;
 /// Longest time for which duplicates are remembered, in hours.
 const MAX_DEDUP_HOURS: u32 = 366 * 24;
 
 /// Words that stand in the path where a platform does, or in labels, and so name none.
-const RESERVED: [&str; 11] = [
+const RESERVED_NAMES: [&str; 11] = [
     "register",
     "metrics",
     "stats",
@@ -66,7 +66,7 @@ pub(super) struct Definition<'a> {
     /// The platform's canonical name.
     pub(super) name: PlatformName,
     /// Where it came from.
-    pub(super) source: Source,
+    pub(super) source: PlatformSource,
     /// All of it, presets included.
     pub(super) table: Table,
     /// Where relative paths of secrets start.
@@ -76,7 +76,7 @@ pub(super) struct Definition<'a> {
 /// A name that a user may give to a platform.
 pub(super) fn platform_name(text: &str) -> Result<PlatformName, String> {
     let name = PlatformName::new(text).map_err(|reason| reason.to_string())?;
-    if RESERVED.contains(&text) {
+    if RESERVED_NAMES.contains(&text) {
         return Err("is a reserved word; choose another name".to_owned());
     }
     Ok(name)
@@ -93,12 +93,12 @@ pub(super) fn overridden(bundled: Table, over: Table) -> Table {
 }
 
 /// Checks a definition; `None` after at least one problem in `report`.
-pub(super) fn compile(definition: Definition<'_>, report: &Report) -> Option<Platform> {
+pub(super) fn compile(definition: Definition<'_>, report: &ProblemReport) -> Option<Platform> {
     let before = report.count();
     let Definition { key, name, source, table, folder } = definition;
-    let reserved = source == Source::Reserved;
+    let reserved = source == PlatformSource::Reserved;
     let credentials = signature::takes_credentials(table.get("signature"));
-    let mut section = Section::new(key, table, report);
+    let mut section = TableReader::new(key, table, report);
     // Which preset it is has been seen to when the tables were merged.
     section.take("preset");
 
@@ -109,19 +109,21 @@ pub(super) fn compile(definition: Definition<'_>, report: &Report) -> Option<Pla
     }
     let scheme = section.table("signature").and_then(signature::read);
     let event = section.table("event").and_then(|event| event::read(event, scheme.as_ref()));
-    let context = handshake::Context { credentials, source, folder };
+    let context = handshake::HandshakeContext { credentials, source, folder };
     let handshake =
         section.table("handshake").and_then(|handshake| handshake::read(handshake, context));
     let missing_session =
         section.word("missing_session", missing_session).unwrap_or(MissingSession::Create);
     let effects = section.table("effects").map(|effects| {
         let event = event.as_ref().map(|(event, _)| event);
-        effects::read(effects, &effects::Context { event, missing_session, reserved })
+        effects::read(effects, &effects::EffectContext { event, missing_session, reserved })
     });
     let enabled = section.boolean("enabled").unwrap_or(true);
-    let secrets = secrets(&mut section, credentials, folder, source == Source::File && enabled);
-    let rate = section.integer("rate_limit", 1..=MAX_RATE).unwrap_or(DEFAULT_RATE);
-    let burst = section.integer("burst", 1..=MAX_RATE).unwrap_or(rate);
+    let secrets =
+        secrets(&mut section, credentials, folder, source == PlatformSource::File && enabled);
+    let rate =
+        section.integer("rate_limit", 1..=MAX_RATE_PER_MINUTE).unwrap_or(DEFAULT_RATE_PER_MINUTE);
+    let burst = section.integer("burst", 1..=MAX_RATE_PER_MINUTE).unwrap_or(rate);
     let limits = limits(&mut section);
     let event_types = event_types(&mut section);
     let aliases = aliases(&mut section, &name);
@@ -137,15 +139,15 @@ pub(super) fn compile(definition: Definition<'_>, report: &Report) -> Option<Pla
     });
     // Where a provider takes 4xx as final, a refused event is lost.
     let by_status = if busy_status.is_some_and(|code| code >= 500) {
-        InvalidRequests::Keep
+        InvalidRequestPolicy::Keep
     } else {
-        InvalidRequests::Refuse
+        InvalidRequestPolicy::Refuse
     };
     let invalid = section.word("invalid", invalid_requests).unwrap_or(by_status);
     let wait = section.parse("wait", |value| {
         let wait = value.as_str().and_then(|text| duration(text).ok());
-        wait.filter(|wait| *wait <= LONGEST_WAIT)
-            .ok_or_else(|| format!("must be a duration of at most {}s", LONGEST_WAIT.as_secs()))
+        wait.filter(|wait| *wait <= MAX_RESULT_WAIT)
+            .ok_or_else(|| format!("must be a duration of at most {}s", MAX_RESULT_WAIT.as_secs()))
     });
     let dedup_hours = section.integer("dedup_ttl_hours", 1..=MAX_DEDUP_HOURS);
     let session_scope = section.word("session_scope", session_scope).unwrap_or(SessionScope::Own);
@@ -194,10 +196,10 @@ fn missing_session(text: &str) -> Result<MissingSession, &'static str> {
     }
 }
 
-fn invalid_requests(text: &str) -> Result<InvalidRequests, &'static str> {
+fn invalid_requests(text: &str) -> Result<InvalidRequestPolicy, &'static str> {
     match text {
-        "keep" => Ok(InvalidRequests::Keep),
-        "refuse" => Ok(InvalidRequests::Refuse),
+        "keep" => Ok(InvalidRequestPolicy::Keep),
+        "refuse" => Ok(InvalidRequestPolicy::Refuse),
         _ => Err("must be one of: keep refuse"),
     }
 }
@@ -214,7 +216,7 @@ fn status(value: &Value, fits: impl Fn(u16) -> bool) -> Option<u16> {
     value.as_integer().and_then(|code| u16::try_from(code).ok()).filter(|code| fits(*code))
 }
 
-fn event_types(section: &mut Section<'_>) -> Option<HashSet<String>> {
+fn event_types(section: &mut TableReader<'_>) -> Option<HashSet<String>> {
     let none = section.is_empty_list("event_types");
     let types = section.words("event_types", |text| event_type(text).map(|()| text.to_owned()))?;
     if none {
@@ -230,7 +232,7 @@ fn event_types(section: &mut Section<'_>) -> Option<HashSet<String>> {
 }
 
 /// Limits by event type.
-fn limits(section: &mut Section<'_>) -> HashMap<String, u32> {
+fn limits(section: &mut TableReader<'_>) -> HashMap<String, u32> {
     let Some(table) = section.table("limits") else { return HashMap::new() };
     let (report, path) = (table.report(), table.path().to_owned());
     let entries = table.into_entries();
@@ -240,9 +242,9 @@ fn limits(section: &mut Section<'_>) -> HashMap<String, u32> {
     let limit = |(kind, value): (String, Value)| {
         let per_minute = value.as_integer().and_then(|n| u32::try_from(n).ok());
         let read = event_type(&kind).and_then(|()| {
-            let fits = per_minute.filter(|n| (1..=MAX_RATE).contains(n));
+            let fits = per_minute.filter(|n| (1..=MAX_RATE_PER_MINUTE).contains(n));
             fits.ok_or_else(|| {
-                format!("must be a whole number from 1 to {MAX_RATE}: events a minute")
+                format!("must be a whole number from 1 to {MAX_RATE_PER_MINUTE}: events a minute")
             })
         });
         match read {
@@ -256,7 +258,7 @@ fn limits(section: &mut Section<'_>) -> HashMap<String, u32> {
     entries.into_iter().filter_map(limit).collect()
 }
 
-fn aliases(section: &mut Section<'_>, name: &PlatformName) -> Vec<PlatformName> {
+fn aliases(section: &mut TableReader<'_>, name: &PlatformName) -> Vec<PlatformName> {
     let aliases = section.words("aliases", platform_name).unwrap_or_default();
     if aliases.len() > MAX_ALIASES {
         section.problem("aliases", format!("must be at most {MAX_ALIASES} names"));
@@ -272,7 +274,7 @@ fn aliases(section: &mut Section<'_>, name: &PlatformName) -> Vec<PlatformName> 
 
 /// What it verifies with; the scheme decides which of the two keys holds it.
 fn secrets(
-    section: &mut Section<'_>,
+    section: &mut TableReader<'_>,
     credentials: Option<bool>,
     folder: Option<&Path>,
     needed: bool,
@@ -298,7 +300,7 @@ fn secrets(
     let key = section.key(right);
     let parse = |text: &str| secret_ref(text, folder);
     if !credentials {
-        return Some(SecretRefs::Secrets(section::words(&key, list, section.report(), parse)));
+        return Some(SecretRefs::Secrets(table_reader::words(&key, list, section.report(), parse)));
     }
     let pair =
         |(index, value)| credential(format!("{key}[{index}]"), value, section.report(), folder);
@@ -308,14 +310,14 @@ fn secrets(
 fn credential(
     key: String,
     value: Value,
-    report: &Report,
+    report: &ProblemReport,
     folder: Option<&Path>,
 ) -> Option<CredentialRef> {
     let Value::Table(table) = value else {
         report.add(&key, "must be a table: { key = \"env:…\", secret = \"env:…\" }");
         return None;
     };
-    let mut section = Section::new(key, table, report);
+    let mut section = TableReader::new(key, table, report);
     let mut part = |name: &'static str| -> Option<SecretRef> {
         if !section.has(name) {
             section.problem(name, "is missing");

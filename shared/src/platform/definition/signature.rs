@@ -4,17 +4,17 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
-use super::section::Section;
 use super::syntax;
+use super::table_reader::TableReader;
 use crate::signature::{
-    HmacSpec, JwtSpec, PairsSpec, Part, Scheme, SharedSecretSpec, StandardWebhooksSpec, Template,
-    TimestampHeader,
+    HmacSpec, JwtSpec, PairsSpec, Scheme, SharedSecretSpec, StandardWebhooksSpec, Template,
+    TemplatePart, TimestampHeader,
 };
 
 /// Where a definition says nothing: five minutes, in both directions.
-const TOLERANCE: Duration = Duration::from_secs(300);
+const DEFAULT_TOLERANCE: Duration = Duration::from_secs(300);
 /// Where a definition says nothing: a minute on either end of a token's validity.
-const LEEWAY: Duration = Duration::from_secs(60);
+const DEFAULT_LEEWAY: Duration = Duration::from_secs(60);
 /// Longest tolerance: beyond it, a captured request could be sent again after its duplicate marker is gone.
 const MAX_TOLERANCE: Duration = Duration::from_secs(24 * 3600);
 /// Most names under which a signature may come.
@@ -32,7 +32,7 @@ pub(super) fn takes_credentials(signature: Option<&toml::Value>) -> Option<bool>
 }
 
 /// Reads the section; `None` after at least one problem.
-pub(super) fn read(mut section: Section<'_>) -> Option<Scheme> {
+pub(super) fn read(mut section: TableReader<'_>) -> Option<Scheme> {
     let before = section.report().count();
     if !section.has("scheme") {
         section.problem("scheme", "is missing");
@@ -54,7 +54,7 @@ pub(super) fn read(mut section: Section<'_>) -> Option<Scheme> {
         }
     };
     if section.report().count() == before {
-        for problem in scheme.iter().flat_map(Scheme::problems) {
+        for problem in scheme.iter().flat_map(Scheme::validate) {
             section.problem(problem.key, problem.reason);
         }
     }
@@ -63,7 +63,7 @@ pub(super) fn read(mut section: Section<'_>) -> Option<Scheme> {
     scheme.filter(|_| report.count() == before)
 }
 
-fn hmac(section: &mut Section<'_>) -> Option<HmacSpec> {
+fn hmac(section: &mut TableReader<'_>) -> Option<HmacSpec> {
     let headers = headers(section, &[]);
     let timestamp = section.word("timestamp", syntax::header_ref);
     let unit = section.parse("timestamp_unit", |value| one_of(value, "s ms rfc3339"));
@@ -85,16 +85,16 @@ fn hmac(section: &mut Section<'_>) -> Option<HmacSpec> {
             .parse("secret_encoding", |value| one_of(value, "utf8 base64 hex"))
             .unwrap_or_default(),
         // An id that is not signed is never read, so naming it does no harm; `event.id` cannot refer to it.
-        id: section.word("id", syntax::header_ref).filter(|_| signed.has(&Part::Id)),
+        id: section.word("id", syntax::header_ref).filter(|_| signed.has(&TemplatePart::Id)),
         signed,
-        tolerance: tolerance.or(timestamp.is_some().then_some(TOLERANCE)),
+        tolerance: tolerance.or(timestamp.is_some().then_some(DEFAULT_TOLERANCE)),
         timestamp: timestamp
             .map(|header| TimestampHeader { header, unit: unit.unwrap_or_default() }),
     };
     Some(spec)
 }
 
-fn pairs(section: &mut Section<'_>) -> Option<PairsSpec> {
+fn pairs(section: &mut TableReader<'_>) -> Option<PairsSpec> {
     let headers = headers(section, &[]);
     let signed = section.word("signed", str::parse);
     let spec = PairsSpec {
@@ -114,23 +114,23 @@ fn pairs(section: &mut Section<'_>) -> Option<PairsSpec> {
         unit: section
             .parse("timestamp_unit", |value| one_of(value, "s ms rfc3339"))
             .unwrap_or_default(),
-        tolerance: tolerance(section).or(Some(TOLERANCE)),
+        tolerance: tolerance(section).or(Some(DEFAULT_TOLERANCE)),
     };
     Some(spec)
 }
 
-fn standard_webhooks(section: &mut Section<'_>) -> Option<StandardWebhooksSpec> {
+fn standard_webhooks(section: &mut TableReader<'_>) -> Option<StandardWebhooksSpec> {
     let headers = headers(section, &["webhook-signature", "svix-signature"])?;
-    let spec = StandardWebhooksSpec::new(&headers, tolerance(section).unwrap_or(TOLERANCE));
+    let spec = StandardWebhooksSpec::new(&headers, tolerance(section).unwrap_or(DEFAULT_TOLERANCE));
     spec.map_err(|problem| section.problem(problem.key, problem.reason)).ok()
 }
 
-fn livekit_jwt(section: &mut Section<'_>) -> Option<JwtSpec> {
+fn livekit_jwt(section: &mut TableReader<'_>) -> Option<JwtSpec> {
     let headers = headers(section, &["authorization"])?;
-    Some(JwtSpec { headers, leeway: tolerance(section).unwrap_or(LEEWAY) })
+    Some(JwtSpec { headers, leeway: tolerance(section).unwrap_or(DEFAULT_LEEWAY) })
 }
 
-fn headers(section: &mut Section<'_>, default: &[&str]) -> Option<Vec<String>> {
+fn headers(section: &mut TableReader<'_>, default: &[&str]) -> Option<Vec<String>> {
     let Some(headers) = section.words("header", syntax::header) else {
         if default.is_empty() {
             section.problem("header", "is missing: the name of the header with the signature");
@@ -147,7 +147,7 @@ fn headers(section: &mut Section<'_>, default: &[&str]) -> Option<Vec<String>> {
     Some(headers)
 }
 
-fn tolerance(section: &mut Section<'_>) -> Option<Duration> {
+fn tolerance(section: &mut TableReader<'_>) -> Option<Duration> {
     section.word("tolerance", |text| {
         let tolerance = syntax::duration(text)?;
         if tolerance < Duration::from_secs(1) || tolerance > MAX_TOLERANCE {
@@ -157,7 +157,7 @@ fn tolerance(section: &mut Section<'_>) -> Option<Duration> {
     })
 }
 
-fn fixed_text(section: &mut Section<'_>, name: &'static str) -> Option<String> {
+fn fixed_text(section: &mut TableReader<'_>, name: &'static str) -> Option<String> {
     section.word(name, |text| {
         if text.len() <= MAX_TEXT_BYTES && text.bytes().all(|b| b.is_ascii_graphic() || b == b' ') {
             return Ok(text.to_owned());

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
 
-use super::super::types::{InvalidPointer, Locator, Pointer, SecretRef};
+use super::super::types::{Locator, Pointer, PointerError, SecretRef};
 
 /// Longest pointer, in bytes.
 const MAX_POINTER_BYTES: usize = 1024;
@@ -14,21 +14,21 @@ const MAX_POINTER_BYTES: usize = 1024;
 const MAX_HEADER_BYTES: usize = 128;
 
 impl FromStr for Pointer {
-    type Err = InvalidPointer;
+    type Err = PointerError;
 
-    fn from_str(text: &str) -> Result<Self, InvalidPointer> {
+    fn from_str(text: &str) -> Result<Self, PointerError> {
         if text.len() > MAX_POINTER_BYTES {
-            return Err(InvalidPointer);
+            return Err(PointerError);
         }
         if text.is_empty() {
             return Ok(Self { segments: Vec::new() });
         }
-        let tail = text.strip_prefix('/').ok_or(InvalidPointer)?;
+        let tail = text.strip_prefix('/').ok_or(PointerError)?;
         Ok(Self { segments: tail.split('/').map(unescape).collect::<Result<_, _>>()? })
     }
 }
 
-fn unescape(segment: &str) -> Result<String, InvalidPointer> {
+fn unescape(segment: &str) -> Result<String, PointerError> {
     let mut plain = String::with_capacity(segment.len());
     let mut chars = segment.chars();
     while let Some(char) = chars.next() {
@@ -36,7 +36,7 @@ fn unescape(segment: &str) -> Result<String, InvalidPointer> {
             '~' => match chars.next() {
                 Some('0') => '~',
                 Some('1') => '/',
-                _ => return Err(InvalidPointer),
+                _ => return Err(PointerError),
             },
             other => other,
         });
@@ -46,7 +46,7 @@ fn unescape(segment: &str) -> Result<String, InvalidPointer> {
 
 /// A pointer to something inside the body.
 pub(super) fn pointer(text: &str) -> Result<Pointer, String> {
-    let pointer: Pointer = text.parse().map_err(|reason: InvalidPointer| reason.to_string())?;
+    let pointer: Pointer = text.parse().map_err(|reason: PointerError| reason.to_string())?;
     if pointer.segments.is_empty() {
         return Err("must point into the body, not at the whole of it".to_owned());
     }
@@ -54,7 +54,7 @@ pub(super) fn pointer(text: &str) -> Result<Pointer, String> {
 }
 
 /// A pointer to something inside the body, or to the whole of it.
-pub(super) fn place(text: &str) -> Result<Pointer, InvalidPointer> {
+pub(super) fn place(text: &str) -> Result<Pointer, PointerError> {
     text.parse()
 }
 
@@ -147,14 +147,14 @@ mod tests {
     }
 
     #[test]
-    fn a_pointer_prints_as_it_was_written() {
+    fn pointer_display_round_trips() {
         for text in ["", "/", "/a~1b/~0~01", "/data/0"] {
             assert_eq!(text.parse::<Pointer>().unwrap().to_string(), text);
         }
     }
 
     #[test]
-    fn locators_tell_headers_from_the_body() {
+    fn locator_is_a_header_or_a_body_pointer() {
         assert_eq!(locator("header:X-Id"), Ok(Locator::Header("x-id".to_owned())));
         assert!(matches!(locator("/id"), Ok(Locator::Body(_))));
         for wrong in ["header:", "header:X Id", "header:X:Id", "Header:X", "id", ""] {
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn durations_carry_their_unit() {
+    fn duration_requires_a_unit_and_has_bounds() {
         for (text, ms) in [
             ("250ms", 250),
             ("30s", 30_000),
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn secrets_are_references_and_a_refusal_does_not_repeat_them() {
+    fn secret_ref_error_does_not_repeat_the_text() {
         let env = |name: &str| Ok(SecretRef::Env(name.to_owned()));
         let file = |path: &str| Ok(SecretRef::File(path.to_owned()));
         assert_eq!(secret_ref("env:ACME_1", None), env("ACME_1"));

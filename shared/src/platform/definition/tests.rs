@@ -40,10 +40,10 @@ fn body(text: &str) -> Locator {
 }
 
 #[test]
-fn a_name_and_a_secret_are_enough() {
+fn name_and_secret_make_a_definition() {
     let acme = acme("");
     assert_eq!(acme.name.as_str(), "acme");
-    assert_eq!(acme.source, Source::File);
+    assert_eq!(acme.source, PlatformSource::File);
     assert_eq!(acme.secrets, SecretRefs::Secrets(vec![SecretRef::Env("A".to_owned())]));
     assert_eq!(acme.rate_limit, RateLimit { per_minute: Some(100), burst: 100 });
     assert_eq!((acme.ack_status, acme.busy_status, acme.dedup_ttl), (202, None, None));
@@ -54,7 +54,7 @@ fn a_name_and_a_secret_are_enough() {
 }
 
 #[test]
-fn every_key_arrives() {
+fn definition_reads_every_key() {
     let acme = acme(
         r#"
         aliases = ["acme-live", "acme_2"]
@@ -132,7 +132,7 @@ fn every_key_arrives() {
 }
 
 #[test]
-fn a_batch_may_be_the_whole_body_and_is_one_place() {
+fn batch_is_one_pointer_and_may_be_the_whole_body() {
     assert_eq!(acme("event = { batch = '' }").event.batch, Some(pointer("")));
     assert_eq!(acme("event = { batch = false }").event.batch, None);
     refused("event = { batch = 'events' }", ".event.batch", "must be a JSON pointer");
@@ -140,7 +140,7 @@ fn a_batch_may_be_the_whole_body_and_is_one_place() {
 }
 
 #[test]
-fn every_effect_arrives() {
+fn definition_reads_every_effect() {
     let acme = acme(
         r#"
         [platforms.acme.event]
@@ -201,7 +201,7 @@ fn every_effect_arrives() {
 
 /// The contract's own example, but for what this release refuses.
 #[test]
-fn the_documented_definition_loads() {
+fn documented_definition_loads() {
     let registry = Registry::from_text(
         "p.toml",
         r#"
@@ -260,7 +260,7 @@ fn the_documented_definition_loads() {
 }
 
 #[test]
-fn types_have_limits_of_their_own() {
+fn event_type_limits_are_read() {
     let acme = acme("limits = {'chat.message' = 600, typing = 1}");
     assert_eq!(
         acme.limits,
@@ -273,7 +273,7 @@ fn types_have_limits_of_their_own() {
 }
 
 #[test]
-fn burst_follows_the_limit() {
+fn burst_defaults_to_the_rate_limit() {
     assert_eq!(
         acme("rate_limit = 6000").rate_limit,
         RateLimit { per_minute: Some(6000), burst: 6000 }
@@ -285,7 +285,7 @@ fn burst_follows_the_limit() {
 }
 
 #[test]
-fn every_scheme_can_be_named() {
+fn scheme_accepts_every_known_name() {
     let scheme = |text: &str| acme(&format!("[platforms.acme.signature]\n{text}")).scheme.clone();
     let pairs = scheme(
         "scheme = 'pairs'\nheader = 'Acme-Signature'\ntimestamp_key = 'time'\nsignature_key = 'sig1'",
@@ -329,7 +329,7 @@ fn every_scheme_can_be_named() {
 }
 
 #[test]
-fn a_platform_made_from_generic_keeps_its_schema_until_it_finds_its_type_elsewhere() {
+fn generic_schema_is_kept_unless_the_type_pointer_changes() {
     let like = acme("[platforms.acme.event]\nschema = {required = ['extra']}");
     assert!(like.schemas.check("t", br#"{"event_type": "t", "payload": 1, "extra": 1}"#).is_err());
     assert_eq!(like.event.platform, [pointer("/platform")]);
@@ -339,7 +339,7 @@ fn a_platform_made_from_generic_keeps_its_schema_until_it_finds_its_type_elsewhe
 }
 
 #[test]
-fn schemas_come_for_all_and_by_type() {
+fn schemas_apply_to_all_types_and_by_type() {
     let acme = acme(
         "[platforms.acme.event]\ntype = '/kind'\nschema = {required = ['kind']}\n\
          schemas = {'a.b' = {additionalProperties = false, properties = {kind = true, n = {maximum = 1.5}}}}",
@@ -352,7 +352,7 @@ fn schemas_come_for_all_and_by_type() {
 }
 
 #[test]
-fn a_section_of_another_kind_is_one_problem() {
+fn section_of_wrong_kind_is_one_problem() {
     refused("signature = 'hmac'", ".signature", "must be a table");
     refused("event = '/id'", ".event", "must be a table");
     refused("effects = ['log']", ".effects", "must be a table");
@@ -384,7 +384,7 @@ fn unknown_keys_are_refused_at_every_level() {
 }
 
 #[test]
-fn numbers_have_bounds() {
+fn numbers_outside_their_bounds_are_refused() {
     for wrong in ["0", "-1", "60_000_001", "1.5", "'100'", "true"] {
         refused(&format!("rate_limit = {wrong}"), ".rate_limit", "whole number from 1 to 60000000");
         refused(&format!("burst = {wrong}"), ".burst", "whole number from 1 to");
@@ -401,7 +401,7 @@ fn numbers_have_bounds() {
 }
 
 #[test]
-fn words_are_from_closed_sets() {
+fn words_outside_their_set_are_refused() {
     refused("missing_session = 'wait'", ".missing_session", "create retry");
     refused("session_scope = 'all'", ".session_scope", "own shared");
     refused("enabled = 'yes'", ".enabled", "true or false");
@@ -413,7 +413,7 @@ fn words_are_from_closed_sets() {
 }
 
 #[test]
-fn secrets_are_never_inline() {
+fn inline_secrets_are_refused_and_not_repeated() {
     let inline = |more: &str| problems(&format!("[platforms.acme]\n{more}"));
     for text in [
         "secrets = 'hunter2'",
@@ -443,7 +443,7 @@ fn secrets_are_never_inline() {
 }
 
 #[test]
-fn each_scheme_takes_its_own_kind_of_secret() {
+fn scheme_accepts_only_its_kind_of_secret() {
     assert_eq!(
         problems("[platforms.livekit]\nsecrets = 'env:A'"),
         ["p.toml: platforms.livekit.secrets: this signature scheme is verified with `credentials`"]
@@ -467,7 +467,7 @@ fn each_scheme_takes_its_own_kind_of_secret() {
 }
 
 #[test]
-fn signatures_are_checked() {
+fn signature_problems_are_reported() {
     let signature = |more: &str| format!("[platforms.acme.signature]\n{more}");
     refused(
         &signature("scheme = 'none'"),
@@ -504,7 +504,7 @@ fn signatures_are_checked() {
 }
 
 #[test]
-fn headers_count_only_where_the_signature_covers_them() {
+fn uncovered_headers_are_refused() {
     let with = |signed: &str, event: &str| {
         format!(
             "[platforms.acme.signature]\nsigned = '{signed}'\nid = 'header:X-Id'\ntimestamp = 'header:X-Time'\n\
@@ -541,7 +541,7 @@ fn headers_count_only_where_the_signature_covers_them() {
 }
 
 #[test]
-fn pointers_are_checked_wherever_they_stand() {
+fn invalid_pointers_are_refused_everywhere() {
     let event = |key: &str, value: &str| format!("[platforms.acme.event]\n{key} = {value}");
     for key in
         ["id", "type", "time", "session", "live_stream_id", "platform", "delivery_id", "ignore"]
@@ -575,7 +575,7 @@ fn time_zone_is_utc_or_an_offset() {
 }
 
 #[test]
-fn identity_needs_an_id_or_a_time_unless_events_repeat() {
+fn identity_requires_id_or_time_unless_repeatable() {
     let without = "[platforms.acme.event]\ntime = false";
     refused(without, ".event.id", "neither `id` nor `time`");
     assert!(acme(&format!("{without}\nrepeatable = true")).event.repeatable);
@@ -585,7 +585,7 @@ fn identity_needs_an_id_or_a_time_unless_events_repeat() {
 }
 
 #[test]
-fn effects_are_checked() {
+fn effect_problems_are_reported() {
     let effect = |text: &str| {
         format!("[platforms.acme.event]\nsession = '/room'\n[platforms.acme.effects]\nx = {text}")
     };
@@ -659,7 +659,7 @@ fn effects_are_checked() {
 }
 
 #[test]
-fn effects_of_viewers_jobs_and_chat_are_checked() {
+fn viewers_jobs_and_chat_problems_are_reported() {
     let effect = |text: &str| {
         format!("[platforms.acme.event]\nsession = '/room'\n[platforms.acme.effects]\nx = {text}")
     };
@@ -720,7 +720,7 @@ fn effects_of_viewers_jobs_and_chat_are_checked() {
 }
 
 #[test]
-fn viewers_and_chat_need_to_know_whose() {
+fn viewers_and_chat_require_a_session() {
     let with = |effect: &str, more: &str| format!("{more}[platforms.acme.effects]\nx = {effect}\n");
     let viewers = "{effect = 'session.viewers', set = {viewer_count = '/n'}}";
     let chat = "{effect = 'chat', id = '/i'}";
@@ -734,7 +734,7 @@ fn viewers_and_chat_need_to_know_whose() {
 }
 
 #[test]
-fn a_status_needs_to_know_whose() {
+fn status_requires_a_session() {
     let effect = "[platforms.acme.effects]\nx = {effect = 'session.status', status = 'live'}\n";
     refused(effect, ".effects.x.session", "which session is meant");
     let only_stream = format!("{effect}[platforms.acme.event]\nlive_stream_id = '/s'");
@@ -743,7 +743,7 @@ fn a_status_needs_to_know_whose() {
 }
 
 #[test]
-fn an_event_type_has_a_length() {
+fn event_type_length_is_bounded() {
     let long = "x".repeat(257);
     refused(
         &format!("[platforms.acme.effects]\n{long} = {{effect = 'log'}}"),
@@ -754,7 +754,7 @@ fn an_event_type_has_a_length() {
 }
 
 #[test]
-fn schemas_are_checked() {
+fn invalid_schemas_are_refused() {
     let event = |text: &str| format!("[platforms.acme.event]\ntype = '/kind'\n{text}");
     refused(&event("schema = {type = 'strin'}"), ".event.schema", "not a JSON Schema");
     refused(
@@ -774,7 +774,7 @@ fn schemas_are_checked() {
 }
 
 #[test]
-fn a_wait_is_a_duration_of_at_most_thirty_seconds() {
+fn wait_is_at_most_thirty_seconds() {
     for (text, wait) in [("5s", Duration::from_secs(5)), ("30s", Duration::from_secs(30))] {
         assert_eq!(acme(&format!("wait = '{text}'")).wait, Some(wait));
     }
@@ -787,7 +787,7 @@ fn a_wait_is_a_duration_of_at_most_thirty_seconds() {
 }
 
 #[test]
-fn a_handshake_is_one_of_five() {
+fn handshake_is_one_of_five_kinds() {
     let handshake =
         |text: &str| acme(&format!("[platforms.acme.handshake]\n{text}")).handshake.clone();
     assert_eq!(handshake("kind = 'twitch'"), Some(Handshake::Twitch));
@@ -842,7 +842,7 @@ fn a_handshake_is_one_of_five() {
 }
 
 #[test]
-fn all_problems_come_at_once() {
+fn compile_reports_all_problems_at_once() {
     let found = problems(
         r#"
         colour = 1
@@ -891,7 +891,7 @@ fn all_problems_come_at_once() {
 /// Values of every kind in every place: each is accepted or a problem at that key, never a panic; and a date or a list
 /// of lists is right nowhere.
 #[test]
-fn no_place_takes_a_value_of_the_wrong_kind() {
+fn keys_refuse_values_of_the_wrong_kind() {
     const VALUES: &str = "1|-1|1.5|true|'x'|''|[]|[1]|['x']|[[]]|{}|{x = 1}|[{}]|1979-05-27";
     const PLACES: [(&str, &str); 4] = [
         (

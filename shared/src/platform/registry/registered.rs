@@ -8,17 +8,17 @@ use std::sync::Arc;
 
 use toml::{Table, Value};
 
-use super::{Entry, Inner, MAX_PLATFORMS, Registry, by_name};
+use super::{MAX_PLATFORMS, Registry, RegistryEntry, RegistryInner, by_name};
 use crate::config::Problem;
-use crate::platform::definition::{self, Definition, Report};
-use crate::platform::types::{Platform, PlatformName, Source};
+use crate::platform::definition::{self, Definition, ProblemReport};
+use crate::platform::types::{Platform, PlatformName, PlatformSource};
 
 /// Keys that a registered definition has not: what it verifies with is registered itself.
-const REFERENCES: [&str; 2] = ["secrets", "credentials"];
+const SECRET_KEYS: [&str; 2] = ["secrets", "credentials"];
 
 /// Why a registered platform cannot be had beside the others.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Clash {
+pub enum NameConflict {
     /// The file has one of this name.
     #[error("{0} is defined in PLATFORMS_FILE")]
     File(PlatformName),
@@ -48,13 +48,13 @@ impl Registry {
     ///
     /// # Errors
     /// Everything that is wrong with it, by key.
-    pub fn registered(
+    pub fn compile_registered(
         &self,
         name: &PlatformName,
         mut table: Table,
     ) -> Result<Platform, Vec<Problem>> {
-        let report = Report::new("");
-        for key in REFERENCES {
+        let report = ProblemReport::new("");
+        for key in SECRET_KEYS {
             if table.remove(key).is_some() {
                 report.add(key, "cannot be registered: a reference belongs in PLATFORMS_FILE");
             }
@@ -67,11 +67,11 @@ impl Registry {
         }
         let laid = self.inner.bundled.laid(name.as_str(), "", table, &report);
         let platform = laid.and_then(|mut table| {
-            for key in REFERENCES {
+            for key in SECRET_KEYS {
                 table.remove(key);
             }
             table.insert("session_scope".to_owned(), Value::from("own"));
-            let source = Source::Registered;
+            let source = PlatformSource::Registered;
             definition::compile(
                 Definition { key: String::new(), name: name.clone(), source, table, folder: None },
                 &report,
@@ -86,7 +86,7 @@ impl Registry {
     ///
     /// # Errors
     /// Why not.
-    pub fn admits(&self, platform: &Platform) -> Result<(), Clash> {
+    pub fn check_conflicts(&self, platform: &Platform) -> Result<(), NameConflict> {
         self.place(platform).map(drop)
     }
 
@@ -97,7 +97,7 @@ impl Registry {
         &self,
         registered: impl IntoIterator<Item = Arc<Platform>>,
         mut adjust: impl FnMut(&Arc<Platform>) -> Arc<Platform>,
-    ) -> (Self, Vec<(Arc<Platform>, Clash)>) {
+    ) -> (Self, Vec<(Arc<Platform>, NameConflict)>) {
         let (mut all, mut refused) = (self.clone(), Vec::new());
         for platform in registered {
             match all.place(&platform) {
@@ -107,39 +107,39 @@ impl Registry {
         }
         let entries = all.inner.entries.iter();
         let entries: Vec<_> = entries
-            .map(|entry| Entry { platform: adjust(&entry.platform), ..entry.clone() })
+            .map(|entry| RegistryEntry { platform: adjust(&entry.platform), ..entry.clone() })
             .collect();
         (all.over(entries), refused)
     }
 
     /// Where `platform` would stand: in the place of a bundled or registered one, or at the end.
-    fn place(&self, platform: &Platform) -> Result<Option<usize>, Clash> {
+    fn place(&self, platform: &Platform) -> Result<Option<usize>, NameConflict> {
         let entries = &self.inner.entries;
         let place = entries.iter().position(|entry| entry.platform.name == platform.name);
         if place
             .and_then(|place| entries.get(place))
-            .is_some_and(|own| own.platform.source == Source::File)
+            .is_some_and(|own| own.platform.source == PlatformSource::File)
         {
-            return Err(Clash::File(platform.name.clone()));
+            return Err(NameConflict::File(platform.name.clone()));
         }
         for name in std::iter::once(&platform.name).chain(&platform.aliases) {
             if let Some(owner) = self.get(name.as_str()).filter(|owner| owner.name != platform.name)
             {
-                return Err(Clash::Name { name: name.clone(), owner: owner.name.clone() });
+                return Err(NameConflict::Name { name: name.clone(), owner: owner.name.clone() });
             }
         }
-        let own = |entry: &&Entry| {
-            entry.platform.source != Source::Bundled && entry.platform.name != platform.name
+        let own = |entry: &&RegistryEntry| {
+            entry.platform.source != PlatformSource::Bundled && entry.platform.name != platform.name
         };
         if entries.iter().filter(own).count() >= MAX_PLATFORMS {
-            return Err(Clash::TooMany);
+            return Err(NameConflict::TooMany);
         }
         Ok(place)
     }
 
     fn put(&mut self, place: Option<usize>, platform: Arc<Platform>) {
         let mut entries = self.inner.entries.clone();
-        let entry = Entry { platform, own_secrets: false };
+        let entry = RegistryEntry { platform, own_secrets: false };
         match place.and_then(|place| entries.get_mut(place)) {
             Some(own) => *own = entry,
             None => entries.push(entry),
@@ -148,11 +148,11 @@ impl Registry {
     }
 
     /// The same with other entries, whose names are known not to clash.
-    fn over(&self, entries: Vec<Entry>) -> Self {
-        let by_name = by_name(&entries, &Report::new(""));
-        let Inner { sessions, file, bundled, .. } = &*self.inner;
+    fn over(&self, entries: Vec<RegistryEntry>) -> Self {
+        let by_name = by_name(&entries, &ProblemReport::new(""));
+        let RegistryInner { sessions, file, bundled, .. } = &*self.inner;
         let (sessions, file, bundled) = (Arc::clone(sessions), file.clone(), Arc::clone(bundled));
-        Self { inner: Arc::new(Inner { sessions, entries, by_name, file, bundled }) }
+        Self { inner: Arc::new(RegistryInner { sessions, entries, by_name, file, bundled }) }
     }
 }
 

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use serde::Serialize;
 
-use super::UnknownName;
+use super::NameError;
 
 macro_rules! closed_set {
     ($(#[$doc:meta])* $name:ident: $what:literal = $($(#[$vdoc:meta])* $variant:ident $text:literal),+ $(,)?) => {
@@ -29,10 +29,10 @@ macro_rules! closed_set {
         }
 
         impl FromStr for $name {
-            type Err = UnknownName;
+            type Err = NameError;
 
-            fn from_str(text: &str) -> Result<Self, UnknownName> {
-                Self::ALL.iter().copied().find(|one| one.as_str() == text).ok_or(UnknownName {
+            fn from_str(text: &str) -> Result<Self, NameError> {
+                Self::ALL.iter().copied().find(|one| one.as_str() == text).ok_or(NameError {
                     what: $what,
                     expected: concat!("one of:", $(" ", $text),+),
                 })

@@ -4,7 +4,7 @@ use super::column::{
     ChatColumn, ContentColumn, ContentState, JobColumn, RecordingColumn, RecordingState,
     SessionColumn, SessionStatus,
 };
-use super::place::Pointer;
+use super::locator::Pointer;
 
 /// A member of a session's `data` and where its value is found: a text, a number or a truth value.
 pub type DataMember = (String, Vec<Pointer>);

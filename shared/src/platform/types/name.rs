@@ -15,7 +15,7 @@ pub struct PlatformName(Arc<str>);
 /// A text outside the closed set that it should name.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("{what} must be {expected}")]
-pub struct UnknownName {
+pub struct NameError {
     /// What was named.
     pub what: &'static str,
     /// What it may be.
@@ -26,13 +26,13 @@ impl PlatformName {
     /// The reserved platform on which applications announce sessions (`PUT /api/v1/sessions/{room_id}`).
     pub const SESSIONS: &'static str = "sessions";
     /// What stands before a destination's name in that of its queue.
-    const OUT: &'static str = "out:";
+    const DESTINATION_PREFIX: &'static str = "out:";
 
     /// Checks the grammar. Reserved words are the registry's business, since the system itself uses one.
     ///
     /// # Errors
     /// When `name` does not match `^[a-z0-9][a-z0-9_-]{0,63}$`.
-    pub fn new(name: &str) -> Result<Self, UnknownName> {
+    pub fn new(name: &str) -> Result<Self, NameError> {
         let good = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
         let bytes = name.as_bytes();
         let fits = (1..=64).contains(&bytes.len())
@@ -41,7 +41,7 @@ impl PlatformName {
         if fits {
             Ok(Self(name.into()))
         } else {
-            Err(UnknownName {
+            Err(NameError {
                 what: "a platform name",
                 expected: "1 to 64 of a-z, 0-9, '_' and '-', beginning with a letter or digit",
             })
@@ -53,8 +53,8 @@ impl PlatformName {
     ///
     /// # Errors
     /// When it is neither.
-    pub fn queue(name: &str) -> Result<Self, UnknownName> {
-        match name.strip_prefix(Self::OUT) {
+    pub fn queue(name: &str) -> Result<Self, NameError> {
+        match name.strip_prefix(Self::DESTINATION_PREFIX) {
             Some(destination) => Self::new(destination).map(|_| Self(name.into())),
             None => Self::new(name),
         }
@@ -63,7 +63,7 @@ impl PlatformName {
     /// The destination whose queue this is the name of; `None`: it is a platform's.
     #[must_use]
     pub fn destination(&self) -> Option<&str> {
-        self.0.strip_prefix(Self::OUT)
+        self.0.strip_prefix(Self::DESTINATION_PREFIX)
     }
 
     /// The name's text.

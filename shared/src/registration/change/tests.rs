@@ -4,7 +4,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
-use super::super::record::Material;
+use super::super::record::SigningSecret;
 use super::*;
 use crate::platform::registry::Registry;
 
@@ -28,7 +28,7 @@ fn name() -> PlatformName {
 }
 
 /// The secrets of `record` with the time until which they are valid.
-fn valid(record: &Record, keys: &[u8]) -> Vec<(String, Option<Millis>)> {
+fn valid(record: &RegistrationRecord, keys: &[u8]) -> Vec<(String, Option<Millis>)> {
     let open = |stored: &StoredSecret| {
         let opened = sealer(keys).open(&name(), stored).unwrap();
         (opened.secret().to_owned(), stored.expires_at_ms)
@@ -44,12 +44,12 @@ fn new(secret: &str) -> (String, Option<Millis>) {
     (secret.to_owned(), None)
 }
 
-fn after(before: Option<&Record>, more: Value, now: Millis) -> Record {
-    registered(&asked(more), before, &sealer(&[1]), now).unwrap()
+fn after(before: Option<&RegistrationRecord>, more: Value, now: Millis) -> RegistrationRecord {
+    updated_record(&asked(more), before, &sealer(&[1]), now).unwrap()
 }
 
 #[test]
-fn the_old_secret_stays_valid_beside_the_new_one_for_as_long_as_was_said() {
+fn old_secret_stays_valid_for_its_lifetime() {
     let first = after(None, json!({"secret": "one"}), NOW);
     assert_eq!(valid(&first, &[1]), [new("one")]);
     let second = after(Some(&first), json!({"secret": "two"}), NOW + 5);
@@ -75,7 +75,7 @@ fn the_old_secret_stays_valid_beside_the_new_one_for_as_long_as_was_said() {
 }
 
 #[test]
-fn the_same_secret_again_ends_nothing() {
+fn same_secret_again_ends_no_other_secret() {
     let first = after(None, json!({"secret": "one"}), NOW);
     let again = after(
         Some(&first),
@@ -94,7 +94,7 @@ fn the_same_secret_again_ends_nothing() {
 }
 
 #[test]
-fn expired_secrets_are_not_carried_along() {
+fn expired_secrets_are_dropped() {
     let first = after(None, json!({"secret": "one"}), NOW);
     let second = after(Some(&first), json!({"secret": "two", "old_secret_expires_in": "1s"}), NOW);
     let third = after(Some(&second), json!({"secret": "three"}), NOW + 1000);
@@ -102,57 +102,60 @@ fn expired_secrets_are_not_carried_along() {
 }
 
 #[test]
-fn there_is_a_bound_to_valid_secrets() {
+fn valid_secrets_are_bounded() {
     let mut record = after(None, json!({"secret": "0"}), NOW);
     for n in 1..MAX_SECRETS {
         record = after(Some(&record), json!({"secret": n.to_string()}), NOW);
     }
     assert_eq!(record.secrets.len(), MAX_SECRETS);
-    let one_more = |more| registered(&asked(more), Some(&record), &sealer(&[1]), NOW);
-    assert!(matches!(one_more(json!({"secret": "x"})), Err(Refused::Secrets)));
+    let one_more = |more| updated_record(&asked(more), Some(&record), &sealer(&[1]), NOW);
+    assert!(matches!(one_more(json!({"secret": "x"})), Err(RegistrationError::Secrets)));
     assert!(one_more(json!({"secret": "x", "old_secret_expires_in": "0s"})).is_ok());
     assert!(one_more(json!({"secret": "0"})).is_ok(), "it is one of them");
 }
 
 #[test]
-fn a_new_key_of_ours_takes_over_what_the_old_one_sealed() {
+fn new_sealing_key_reseals_old_secrets() {
     let first = after(None, json!({"secret": "one"}), NOW);
     let second =
-        registered(&asked(json!({"secret": "two"})), Some(&first), &sealer(&[2, 1]), NOW).unwrap();
+        updated_record(&asked(json!({"secret": "two"})), Some(&first), &sealer(&[2, 1]), NOW)
+            .unwrap();
     assert_eq!(valid(&second, &[2]).len(), 2, "the old key is not needed any more");
     // Without the old key: perhaps another process has it; it goes when its time has come.
     let blind =
-        registered(&asked(json!({"secret": "three"})), Some(&first), &sealer(&[3]), NOW).unwrap();
+        updated_record(&asked(json!({"secret": "three"})), Some(&first), &sealer(&[3]), NOW)
+            .unwrap();
     assert_eq!(blind.secrets[1].expires_at_ms, Some(NOW + 86_400_000));
     assert!(sealer(&[1]).open(&name(), &blind.secrets[1]).is_ok());
 }
 
 #[test]
-fn a_secret_that_cannot_verify_under_the_new_definition_goes() {
+fn secret_unfit_for_the_new_definition_is_dropped() {
     let first = after(None, json!({"secret": "no base64"}), NOW);
     let standard = json!({"secret": "whsec_AAAAAAAAAAAAAAAA", "preset": "standard-webhooks"});
     assert_eq!(after(Some(&first), standard, NOW).secrets.len(), 1);
     let livekit = after(Some(&first), json!({"secret": "s", "key": "k", "preset": "livekit"}), NOW);
     assert_eq!(livekit.secrets.len(), 1);
     assert!(
-        sealer(&[1]).open(&name(), &livekit.secrets[0]).unwrap() == Material::new("s", Some("k"))
+        sealer(&[1]).open(&name(), &livekit.secrets[0]).unwrap()
+            == SigningSecret::new("s", Some("k"))
     );
 }
 
 #[test]
-fn one_that_was_removed_begins_anew() {
+fn removed_platform_is_registered_as_new() {
     let mut gone = after(None, json!({"secret": "one"}), NOW);
-    gone.state = State::Draining;
+    gone.state = RegistrationState::Draining;
     let anew = after(Some(&gone), json!({"secret": "two"}), NOW + 9);
     assert_eq!(valid(&anew, &[1]), [new("two")]);
     assert_eq!(
         (anew.state, anew.draining_since, anew.registered_at),
-        (State::Active, None, NOW + 9)
+        (RegistrationState::Active, None, NOW + 9)
     );
 }
 
 #[test]
-fn without_a_key_nothing_is_kept() {
-    let refused = registered(&asked(json!({"secret": "one"})), None, &Sealer::default(), NOW);
-    assert!(matches!(refused, Err(Refused::NoKey)));
+fn secret_without_a_sealing_key_is_refused() {
+    let refused = updated_record(&asked(json!({"secret": "one"})), None, &Sealer::default(), NOW);
+    assert!(matches!(refused, Err(RegistrationError::NoKey)));
 }

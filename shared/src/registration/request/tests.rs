@@ -18,7 +18,7 @@ fn problems(body: &Value) -> Vec<String> {
 }
 
 #[test]
-fn what_is_no_word_of_its_own_is_the_definition() {
+fn request_keys_not_its_own_are_the_definition() {
     let body = json!({"platform": "shop", "secret": SECRET, "event_types": ["a"], "rate_limit": 5, "url": null,
         "old_secret_expires_in": "15m", "preset": "generic", "limits": {"a": 2}});
     let registration = read(&body).unwrap();
@@ -27,20 +27,20 @@ fn what_is_no_word_of_its_own_is_the_definition() {
         (registration.platform.rate_limit.per_minute, registration.platform.limits["a"]),
         (Some(5), 2)
     );
-    assert_eq!(registration.keep_old, Duration::from_secs(900));
+    assert_eq!(registration.old_secret_lifetime, Duration::from_secs(900));
     let kept: Vec<_> = registration.definition.keys().cloned().collect();
     assert_eq!(kept, ["event_types", "limits", "preset", "rate_limit"]);
     assert!(!format!("{registration:?}").contains("5ecret"));
 }
 
 #[test]
-fn old_secrets_stay_a_day_unless_told_otherwise() {
+fn old_secrets_stay_valid_for_a_day_by_default() {
     let keep = |text: Value| {
         read(&json!({"platform": "shop", "secret": SECRET, "old_secret_expires_in": text}))
-            .map(|one| one.keep_old)
+            .map(|one| one.old_secret_lifetime)
     };
     assert_eq!(
-        read(&json!({"platform": "shop", "secret": SECRET})).unwrap().keep_old,
+        read(&json!({"platform": "shop", "secret": SECRET})).unwrap().old_secret_lifetime,
         Duration::from_secs(86_400)
     );
     for (text, seconds) in [("0s", 0), ("0m", 0), ("24h", 86_400), ("90s", 90), ("7d", 604_800)] {
@@ -54,7 +54,7 @@ fn old_secrets_stay_a_day_unless_told_otherwise() {
 }
 
 #[test]
-fn everything_that_is_wrong_is_named_at_once() {
+fn request_reports_all_problems_at_once() {
     let found = problems(
         &json!({"platform": "Shop", "secret": 7, "old_secret_expires_in": "x", "url": "ftp://a",
         "rate_limit": 0, "session_scope": "shared", "credentials": [], "colour": {"a": null}}),
@@ -76,7 +76,7 @@ fn everything_that_is_wrong_is_named_at_once() {
 }
 
 #[test]
-fn names_that_mean_something_else_are_refused() {
+fn reserved_and_invalid_names_are_refused() {
     for name in ["register", "sessions", "platforms", "out", "", "a b", "Ä", "-a"] {
         assert!(
             problems(&json!({"platform": name, "secret": SECRET}))[0].starts_with("platform: "),
@@ -86,7 +86,7 @@ fn names_that_mean_something_else_are_refused() {
 }
 
 #[test]
-fn secrets_have_bounds_and_the_form_that_their_scheme_wants() {
+fn secret_must_fit_its_scheme_and_length() {
     let with = |secret: &str| json!({"platform": "shop", "secret": secret});
     assert!(read(&with(&"x".repeat(MAX_SECRET_BYTES))).is_ok());
     for wrong in [String::new(), "x".repeat(MAX_SECRET_BYTES + 1)] {
@@ -105,7 +105,7 @@ fn secrets_have_bounds_and_the_form_that_their_scheme_wants() {
 }
 
 #[test]
-fn an_api_secret_comes_with_its_key() {
+fn api_secret_requires_its_key() {
     let livekit = |key: Value| json!({"platform": "rooms", "secret": SECRET, "preset": "livekit", "key": key});
     assert!(read(&livekit("API5".into())).unwrap().platform.scheme.uses_credentials());
     assert_eq!(
@@ -122,7 +122,7 @@ fn an_api_secret_comes_with_its_key() {
 }
 
 #[test]
-fn a_secret_that_stands_in_the_definition_too_would_be_shown() {
+fn secret_repeated_in_the_definition_is_refused() {
     for place in [json!({"label": SECRET}), json!({"event_types": ["x", format!("-{SECRET}-")]})] {
         let mut body = json!({"platform": "shop", "secret": SECRET});
         body.as_object_mut().unwrap().extend(place.as_object().unwrap().clone());
@@ -138,7 +138,7 @@ fn a_secret_that_stands_in_the_definition_too_would_be_shown() {
 }
 
 #[test]
-fn a_body_is_one_object_in_which_nothing_is_said_twice() {
+fn body_must_be_one_object_without_duplicate_keys() {
     let wrong = |body: &str| {
         let problems =
             Registration::read(body.as_bytes(), &Registry::load(None).unwrap()).unwrap_err();
@@ -160,7 +160,7 @@ fn a_body_is_one_object_in_which_nothing_is_said_twice() {
 }
 
 #[test]
-fn a_definition_takes_the_form_of_files() {
+fn definition_is_converted_from_json_to_toml() {
     let definition = json!({"a": 1, "b": 1.5, "c": [true, {"d": "x"}], "e": {}});
     let expected: Table = "a = 1\nb = 1.5\nc = [true, {d = 'x'}]\n[e]".parse().unwrap();
     assert_eq!(table(definition.as_object().unwrap()), Ok(expected));

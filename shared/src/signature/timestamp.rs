@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::refusal::Refusal;
 use super::spec::TimestampUnit;
+use super::verify_error::VerifyError;
 use crate::event::Millis;
 use crate::json::time;
 
@@ -12,13 +12,13 @@ const MAX_DIGITS: usize = 15;
 
 /// A signature's timestamp. It stays signed as its own text, so a number has one spelling only: digits without a
 /// leading zero.
-pub(super) fn timestamp(unit: TimestampUnit, text: &[u8]) -> Result<Millis, Refusal> {
+pub(super) fn parse(unit: TimestampUnit, text: &[u8]) -> Result<Millis, VerifyError> {
     let parsed = match unit {
         TimestampUnit::Seconds => digits(text).and_then(|seconds| seconds.checked_mul(1000)),
         TimestampUnit::Millis => digits(text),
         TimestampUnit::Rfc3339 => std::str::from_utf8(text).ok().and_then(time::rfc3339),
     };
-    parsed.ok_or(Refusal::Malformed("timestamp"))
+    parsed.ok_or(VerifyError::Malformed("timestamp"))
 }
 
 fn digits(text: &[u8]) -> Option<i64> {
@@ -36,12 +36,12 @@ pub(super) fn check(
     now: Millis,
     tolerance: Duration,
     signature_valid: bool,
-) -> Result<(), Refusal> {
+) -> Result<(), VerifyError> {
     let (received, current) = (at.div_euclid(1000), now.div_euclid(1000));
     let diff = current.saturating_sub(received).saturating_abs();
     if diff.unsigned_abs() <= tolerance.as_secs() {
         Ok(())
     } else {
-        Err(Refusal::OutsideTolerance { received, current, diff, signature_valid })
+        Err(VerifyError::OutsideTolerance { received, current, diff, signature_valid })
     }
 }

@@ -1,9 +1,9 @@
 //! Why a request is not genuine.
 
 /// Why a request is not genuine. Neither `Debug` nor `Display` holds a secret, a signature or a part of the body, and
-/// [`Refusal::message`] tells a forger nothing but what the contract promises.
+/// [`VerifyError::message`] tells a forger nothing but what the contract promises.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
+pub enum VerifyError {
     /// No signature header.
     #[error("no signature header")]
     Missing,
@@ -30,7 +30,7 @@ pub enum Refusal {
     },
 }
 
-impl Refusal {
+impl VerifyError {
     /// Whether only time is the matter (`E_WEBHOOK_SIGNATURE_ERROR`), else `E_WEBHOOK_INVALID_SIGNATURE`.
     #[must_use]
     pub fn is_expiry(&self) -> bool {
@@ -39,7 +39,7 @@ impl Refusal {
 
     /// Whether the request would verify but for the time.
     #[must_use]
-    pub fn valid_but_for_time(&self) -> bool {
+    pub fn is_valid_except_time(&self) -> bool {
         matches!(self, Self::OutsideTolerance { signature_valid: true, .. })
     }
 

@@ -2,7 +2,7 @@
 
 use super::headers::Headers;
 use super::keys::Keys;
-use super::mac::{Signed, Tag};
+use super::mac::{SignedContent, Tag};
 use super::spec::{Hash, Scheme};
 use super::template::Template;
 use super::{Millis, verify};
@@ -10,7 +10,7 @@ use super::{Millis, verify};
 /// HMAC-SHA256 of `message` in hex, with the first secret that verifies this request: while secrets are rotated, the
 /// provider compares with the one that it signs with. `None`: no secret verifies it.
 #[must_use]
-pub fn prove(
+pub fn challenge_response(
     scheme: &Scheme,
     keys: &Keys,
     headers: &dyn Headers,
@@ -22,7 +22,8 @@ pub fn prove(
     let verifies = |keys: Keys| verify(scheme, &keys, headers, body, now).is_ok();
     let secret = secrets.iter().find(|secret| verifies(Keys::Secrets(vec![(*secret).clone()])))?;
     let template = Template::body();
-    let signed = Signed { template: &template, timestamp: b"", id: b"", body: message.as_bytes() };
+    let signed =
+        SignedContent { template: &template, timestamp: b"", id: b"", body: message.as_bytes() };
     Tag::of(Hash::Sha256, secret.expose(), &signed).map(|tag| hex::encode(tag.as_bytes()))
 }
 
@@ -36,13 +37,20 @@ mod tests {
 
     /// Zoom's own example of `encryptedToken` has no published secret; this is RFC 4231, case 2.
     #[test]
-    fn the_secret_that_verifies_proves() {
+    fn challenge_response_uses_the_secret_that_verifies() {
         let scheme =
             Scheme::SharedSecret(SharedSecretSpec { headers: vec!["x-secret".to_owned()] });
         let keys = Keys::Secrets(vec![Secret::new("new"), Secret::new("Jefe")]);
         let prove = |secret: &str| {
             let headers = [("x-secret", secret)];
-            prove(&scheme, &keys, &headers.to_vec(), b"{}", 0, "what do ya want for nothing?")
+            challenge_response(
+                &scheme,
+                &keys,
+                &headers.to_vec(),
+                b"{}",
+                0,
+                "what do ya want for nothing?",
+            )
         };
         let known = "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843";
         assert_eq!(prove("Jefe").as_deref(), Some(known));

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::super::record::StoredSecret;
 use super::*;
-use crate::platform::Source;
+use crate::platform::PlatformSource;
 
 const NOW: Millis = 1_000_000;
 
@@ -22,21 +22,21 @@ fn base() -> Registry {
     Registry::from_text("p.toml", "[platforms.acme]\nsecrets = ['env:A']").unwrap()
 }
 
-fn builder() -> Builder {
-    Builder::new(base(), Some(plain()))
+fn builder() -> SnapshotBuilder {
+    SnapshotBuilder::new(base(), Some(plain()))
 }
 
-fn record(definition: Value, secrets: &[(&str, Option<Millis>)]) -> Record {
+fn record(definition: Value, secrets: &[(&str, Option<Millis>)]) -> RegistrationRecord {
     let Value::Object(definition) = definition else { panic!("no object") };
     let stored = |(secret, at): &(&str, _)| {
-        plain().seal(&name("shop"), &Material::new(secret, None), *at).unwrap()
+        plain().seal(&name("shop"), &SigningSecret::new(secret, None), *at).unwrap()
     };
-    Record {
+    RegistrationRecord {
         v: 1,
         definition,
         secrets: secrets.iter().map(stored).collect(),
         url: None,
-        state: State::Active,
+        state: RegistrationState::Active,
         draining_since: None,
         registered_at: 1,
         updated_at: 1,
@@ -62,31 +62,34 @@ fn count(snapshot: &Snapshot, of: &str) -> usize {
 }
 
 #[test]
-fn nothing_registered_is_what_it_began_with() {
+fn snapshot_without_records_equals_the_base() {
     let snapshot = builder().build(Registrations::default(), NOW);
-    assert_eq!(snapshot.registry.get("acme").unwrap().source, Source::File);
+    assert_eq!(snapshot.registry.get("acme").unwrap().source, PlatformSource::File);
     assert!(
-        snapshot.keys.is_empty() && snapshot.draining.is_empty() && snapshot.set_aside.is_empty()
+        snapshot.keys.is_empty() && snapshot.draining.is_empty() && snapshot.unusable.is_empty()
     );
     assert_eq!((snapshot.version, snapshot.sequence), (None, 1));
 }
 
 #[test]
-fn a_record_becomes_a_platform_with_keys() {
+fn record_becomes_a_platform_with_keys() {
     let snapshot = builder()
         .build(shop(json!({"rate_limit": 5}), &[("new", None), ("old", Some(NOW + 1))]), NOW);
     let platform = snapshot.registry.get("shop").unwrap();
-    assert_eq!((platform.source, platform.rate_limit.per_minute), (Source::Registered, Some(5)));
+    assert_eq!(
+        (platform.source, platform.rate_limit.per_minute),
+        (PlatformSource::Registered, Some(5))
+    );
     assert_eq!(count(&snapshot, "shop"), 2);
     assert!(!format!("{snapshot:?}").contains("\"new\""));
 }
 
 #[test]
-fn registered_secret_verifies_with_and_without_its_surroundings() {
+fn registered_secret_verifies_with_and_without_padding() {
     let pasted = [("\"new\"\n", None), ("old", Some(NOW + 1))];
     let mut builder = builder();
     assert_eq!(count(&builder.build(shop(json!({}), &pasted), NOW), "shop"), 3);
-    assert_eq!(count(&builder.again(NOW + 1), "shop"), 2, "both forms of the one that stays");
+    assert_eq!(count(&builder.rebuild(NOW + 1), "shop"), 2, "both forms of the one that stays");
     let standard = shop(json!({"preset": "standard-webhooks"}), &[("v1,whsec_AAECAw\n", None)]);
     assert_eq!(count(&builder.build(standard, NOW), "shop"), 1);
     let nothing = builder.build(shop(json!({}), &[("\"\"", None)]), NOW);
@@ -94,7 +97,7 @@ fn registered_secret_verifies_with_and_without_its_surroundings() {
 }
 
 #[test]
-fn a_secret_that_has_expired_verifies_nothing() {
+fn expired_secret_verifies_nothing() {
     let mut builder = builder();
     let with = |at| shop(json!({}), &[("new", None), ("old", Some(at)), ("older", Some(NOW - 1))]);
     assert_eq!(
@@ -106,7 +109,7 @@ fn a_secret_that_has_expired_verifies_nothing() {
     let before = builder.build(with(NOW + 500), NOW);
     assert_eq!(count(&before, "shop"), 2);
     assert_eq!(builder.next_expiry(), Some(NOW + 500));
-    let after = builder.again(NOW + 500);
+    let after = builder.rebuild(NOW + 500);
     assert_eq!((count(&after, "shop"), after.version.as_deref()), (1, Some("v")));
     assert!(after.sequence > before.sequence && builder.next_expiry().is_none());
     let all_gone = builder.build(shop(json!({}), &[("only", Some(NOW))]), NOW);
@@ -117,7 +120,7 @@ fn a_secret_that_has_expired_verifies_nothing() {
 }
 
 #[test]
-fn what_did_not_change_stays_the_same() {
+fn unchanged_platforms_keep_their_arc() {
     let mut builder = builder();
     let first = builder.build(shop(json!({}), &[("a", None)]), NOW);
     let same = builder.build(shop(json!({}), &[("a", None)]), NOW);
@@ -134,7 +137,7 @@ fn what_did_not_change_stays_the_same() {
 }
 
 #[test]
-fn a_pause_overrides_any_definition_and_ends() {
+fn pause_overrides_any_definition_until_removed() {
     let mut builder = builder();
     let paused = |of: &[(&str, bool)]| Registrations {
         paused: of.iter().map(|(of, on)| (name(of), *on)).collect(),
@@ -152,14 +155,14 @@ fn a_pause_overrides_any_definition_and_ends() {
 }
 
 #[test]
-fn what_cannot_be_used_is_set_aside_with_its_names_and_the_others_stand() {
+fn unusable_records_are_listed_and_the_others_load() {
     let mut builder = builder();
-    let later = br#"{"v":2,"definition":{"aliases":["new-shop"]}}"#.to_vec();
+    let newer_version = br#"{"v":2,"definition":{"aliases":["new-shop"]}}"#.to_vec();
     let unsound = record(json!({"rate_limit": 0, "aliases": "corner"}), &[("a", None)]).to_json();
     let taken = record(json!({}), &[("a", None)]).to_json();
     let good = record(json!({}), &[]).to_json();
     let records = [
-        ("later", later),
+        ("later", newer_version),
         ("unsound", unsound),
         ("acme", taken),
         ("nonsense", b"{".to_vec()),
@@ -167,22 +170,26 @@ fn what_cannot_be_used_is_set_aside_with_its_names_and_the_others_stand() {
     ];
     let snapshot = builder.build(picture(&records), NOW);
     assert!(snapshot.registry.get("good").is_some());
-    assert_eq!(snapshot.registry.get("acme").unwrap().source, Source::File, "the file comes first");
+    assert_eq!(
+        snapshot.registry.get("acme").unwrap().source,
+        PlatformSource::File,
+        "the file comes first"
+    );
     assert!(!snapshot.keys.contains_key("acme"), "and its secrets");
-    let aside: Vec<_> = snapshot.set_aside.keys().map(String::as_str).collect();
+    let aside: Vec<_> = snapshot.unusable.keys().map(String::as_str).collect();
     assert_eq!(aside, ["acme", "corner", "later", "new-shop", "nonsense", "unsound"]);
-    assert_eq!(snapshot.set_aside["new-shop"], name("later"));
-    assert_eq!(snapshot.later, BTreeSet::from([name("later")]));
+    assert_eq!(snapshot.unusable["new-shop"], name("later"));
+    assert_eq!(snapshot.newer_version, BTreeSet::from([name("later")]));
     assert_eq!(builder.told.len(), 4);
     let mended = builder.build(picture(&[]), NOW);
-    assert!(mended.set_aside.is_empty() && builder.told.is_empty());
+    assert!(mended.unusable.is_empty() && builder.told.is_empty());
 }
 
 #[test]
-fn what_cannot_be_opened_is_defined_and_not_configured() {
-    let mut strict = Builder::new(base(), Some(Sealer::default()));
+fn platform_with_sealed_secret_has_no_keys() {
+    let mut strict = SnapshotBuilder::new(base(), Some(Sealer::default()));
     let snapshot = strict.build(shop(json!({}), &[("a", None)]), NOW);
-    assert!(snapshot.registry.get("shop").is_some() && snapshot.set_aside.is_empty());
+    assert!(snapshot.registry.get("shop").is_some() && snapshot.unusable.is_empty());
     assert!(!snapshot.keys.contains_key("shop"));
     assert!(strict.told[&name("shop")].contains("plain text"), "{:?}", strict.told);
     // One of two: the other still verifies, and an expired one is nobody's worry.
@@ -197,8 +204,8 @@ fn what_cannot_be_opened_is_defined_and_not_configured() {
 }
 
 #[test]
-fn who_verifies_nothing_opens_nothing_and_misses_nothing() {
-    let mut worker = Builder::new(base(), None);
+fn builder_without_sealer_opens_no_secrets() {
+    let mut worker = SnapshotBuilder::new(base(), None);
     let snapshot = worker.build(shop(json!({}), &[("a", None)]), NOW);
     assert!(
         snapshot.registry.get("shop").is_some()
@@ -208,34 +215,37 @@ fn who_verifies_nothing_opens_nothing_and_misses_nothing() {
 }
 
 #[test]
-fn one_that_drains_stays_defined() {
+fn draining_platform_stays_defined() {
     let mut draining = record(json!({}), &[]);
-    (draining.state, draining.draining_since) = (State::Draining, Some(NOW));
+    (draining.state, draining.draining_since) = (RegistrationState::Draining, Some(NOW));
     let snapshot = builder().build(picture(&[("shop", draining.to_json())]), NOW);
     assert!(snapshot.registry.get("shop").is_some());
     assert_eq!(snapshot.draining, BTreeSet::from([name("shop")]));
 }
 
 #[test]
-fn an_api_secret_has_its_key() {
+fn api_secret_is_a_credential_with_its_key() {
     let mut livekit = record(json!({"preset": "livekit"}), &[]);
-    let pair = Material::new("secret", Some("API5"));
+    let pair = SigningSecret::new("secret", Some("API5"));
     livekit.secrets.push(plain().seal(&name("shop"), &pair, None).unwrap());
     let snapshot = builder().build(picture(&[("shop", livekit.to_json())]), NOW);
     assert!(matches!(&*snapshot.keys["shop"], Keys::Credentials(one) if one[0].key() == "API5"));
 }
 
 #[test]
-fn of_two_that_want_a_name_the_older_one_has_it() {
-    let of = |registered_at| Record { registered_at, ..record(json!({"aliases": ["x"]}), &[]) };
+fn name_conflict_is_won_by_the_older_registration() {
+    let of = |registered_at| RegistrationRecord {
+        registered_at,
+        ..record(json!({"aliases": ["x"]}), &[])
+    };
     let records = [("a", of(2).to_json()), ("b", of(1).to_json())];
     let snapshot = builder().build(picture(&records), NOW);
     assert_eq!(snapshot.registry.get("x").unwrap().name.as_str(), "b");
-    assert_eq!(snapshot.set_aside["a"], name("a"));
+    assert_eq!(snapshot.unusable["a"], name("a"));
 }
 
 #[test]
-fn hundreds_are_built_in_no_time() {
+fn hundreds_of_records_build_quickly() {
     let many: Vec<_> =
         (0..256).map(|n| (format!("shop-{n}"), record(json!({}), &[]).to_json())).collect();
     let many: Vec<_> = many.iter().map(|(of, raw)| (of.as_str(), raw.clone())).collect();
@@ -243,7 +253,7 @@ fn hundreds_are_built_in_no_time() {
     let begun = std::time::Instant::now();
     let snapshot = builder.build(picture(&many), NOW);
     assert_eq!(
-        snapshot.registry.iter().filter(|one| one.source == Source::Registered).count(),
+        snapshot.registry.iter().filter(|one| one.source == PlatformSource::Registered).count(),
         255
     );
     assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());

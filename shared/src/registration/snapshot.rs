@@ -6,7 +6,9 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use super::record::{Material, Record, State, Unreadable};
+use super::record::{
+    RegistrationRecord, RegistrationRecordError, RegistrationState, SigningSecret,
+};
 use super::request::table;
 use super::seal::Sealer;
 use crate::config::{Problem, SecretText};
@@ -29,11 +31,11 @@ pub struct Snapshot {
     /// Registered ones that take no webhooks any more: still in `registry`, so that workers finish what is queued.
     pub draining: BTreeSet<PlatformName>,
     /// All registrations that this process can read, by name.
-    pub records: BTreeMap<PlatformName, Arc<Record>>,
+    pub records: BTreeMap<PlatformName, Arc<RegistrationRecord>>,
     /// Registrations that this process cannot use, by name and by alias: defined, but not here.
-    pub set_aside: BTreeMap<String, PlatformName>,
+    pub unusable: BTreeMap<String, PlatformName>,
     /// Registrations of a later version than this process knows.
-    pub later: BTreeSet<PlatformName>,
+    pub newer_version: BTreeSet<PlatformName>,
     /// Rises with every snapshot of a process.
     pub sequence: u64,
     /// The version in Redis; `None`: nothing was ever registered.
@@ -41,12 +43,12 @@ pub struct Snapshot {
 }
 
 /// Builds snapshots, and remembers what it built them from.
-pub(super) struct Builder {
+pub(super) struct SnapshotBuilder {
     base: Registry,
     /// `None`: this process verifies nothing, and opens no secret.
     sealer: Option<Sealer>,
     picture: Registrations,
-    known: HashMap<PlatformName, Known>,
+    known: HashMap<PlatformName, ParsedRecord>,
     /// Platforms whose `paused` is overridden: as defined, and as overridden.
     adjusted: HashMap<PlatformName, (Arc<Platform>, Arc<Platform>)>,
     /// What was told of those that cannot be used.
@@ -57,38 +59,38 @@ pub(super) struct Builder {
 }
 
 /// What became of one record.
-struct Known {
+struct ParsedRecord {
     raw: Vec<u8>,
-    found: Result<Usable, Unusable>,
+    found: Result<UsableRecord, UnusableRecord>,
 }
 
-struct Usable {
-    record: Arc<Record>,
+struct UsableRecord {
+    record: Arc<RegistrationRecord>,
     platform: Arc<Platform>,
-    opened: Vec<Opened>,
+    opened: Vec<OpenedSecret>,
     /// Secrets that are not usable here: until when, and why.
     unopened: Vec<(Option<Millis>, String)>,
     /// What of `opened` was in the last snapshot: how many, and as one.
     keys: Option<(usize, Arc<Keys>)>,
 }
 
-struct Unusable {
+struct UnusableRecord {
     reason: String,
-    later: bool,
+    newer_version: bool,
 }
 
-struct Opened {
-    key: Key,
+struct OpenedSecret {
+    key: VerificationKey,
     expires_at: Option<Millis>,
 }
 
 #[derive(Clone)]
-enum Key {
+enum VerificationKey {
     Secret(Secret),
     Credential(Credential),
 }
 
-impl Builder {
+impl SnapshotBuilder {
     pub(super) fn new(base: Registry, sealer: Option<Sealer>) -> Self {
         Self {
             base,
@@ -109,22 +111,22 @@ impl Builder {
     }
 
     /// The picture of the last snapshot again, as it is `now`.
-    pub(super) fn again(&mut self, now: Millis) -> Snapshot {
+    pub(super) fn rebuild(&mut self, now: Millis) -> Snapshot {
         self.build(self.picture.clone(), now)
     }
 
     /// What `picture` means at `now`.
     pub(super) fn build(&mut self, picture: Registrations, now: Millis) -> Snapshot {
-        self.learn(&picture);
+        self.parse_records(&picture);
         let mut aside = BTreeMap::new();
-        let (mut set_aside, mut later) = (BTreeMap::new(), BTreeSet::new());
+        let (mut unusable, mut newer_version) = (BTreeMap::new(), BTreeSet::new());
         let mut usable = Vec::new();
         for (name, known) in &self.known {
             match &known.found {
                 Ok(found) => usable.push((found.record.registered_at, Arc::clone(&found.platform))),
                 Err(unusable) => {
                     aside.insert(name.clone(), unusable.reason.clone());
-                    later.extend(unusable.later.then(|| name.clone()));
+                    newer_version.extend(unusable.newer_version.then(|| name.clone()));
                 }
             }
         }
@@ -134,24 +136,27 @@ impl Builder {
         let adjusted = &mut self.adjusted;
         let (registry, refused) = self
             .base
-            .with_registered(usable, |platform| adjust(adjusted, platform, &picture.paused));
+            .with_registered(usable, |platform| apply_pause(adjusted, platform, &picture.paused));
         aside.extend(
             refused.into_iter().map(|(platform, clash)| (platform.name.clone(), clash.to_string())),
         );
         for name in aside.keys() {
-            let aliases =
-                picture.records.get(name).map(|raw| Record::aliases_of(raw)).unwrap_or_default();
-            set_aside.extend(
+            let aliases = picture
+                .records
+                .get(name)
+                .map(|raw| RegistrationRecord::aliases_of(raw))
+                .unwrap_or_default();
+            unusable.extend(
                 aliases.into_iter().chain([name.to_string()]).map(|one| (one, name.clone())),
             );
         }
         let records = self.records();
         let keys = self.keys(&mut aside, now);
-        let draining = |(name, record): &(&PlatformName, &Arc<Record>)| {
-            record.state == State::Draining && !set_aside.contains_key(name.as_str())
+        let draining = |(name, record): &(&PlatformName, &Arc<RegistrationRecord>)| {
+            record.state == RegistrationState::Draining && !unusable.contains_key(name.as_str())
         };
         let draining = records.iter().filter(draining).map(|(name, _)| name.clone()).collect();
-        self.tell(aside, picture.strange);
+        self.log_changes(aside, picture.strange);
         self.sequence += 1;
         let version = picture.version.clone();
         self.picture = picture;
@@ -160,15 +165,15 @@ impl Builder {
             keys,
             draining,
             records,
-            set_aside,
-            later,
+            unusable,
+            newer_version,
             sequence: self.sequence,
             version,
         }
     }
 
     /// Reads what is new in `picture`, and forgets what is gone.
-    fn learn(&mut self, picture: &Registrations) {
+    fn parse_records(&mut self, picture: &Registrations) {
         self.known.retain(|name, _| picture.records.contains_key(name));
         self.adjusted.retain(|name, _| picture.paused.contains_key(name));
         for (name, raw) in &picture.records {
@@ -177,7 +182,7 @@ impl Builder {
                 Some(before) if before.raw == *raw => before,
                 before => {
                     let found = self.read(name, raw, before.and_then(|before| before.found.ok()));
-                    Known { raw: raw.clone(), found }
+                    ParsedRecord { raw: raw.clone(), found }
                 }
             };
             self.known.insert(name.clone(), known);
@@ -188,22 +193,22 @@ impl Builder {
         &self,
         name: &PlatformName,
         raw: &[u8],
-        before: Option<Usable>,
-    ) -> Result<Usable, Unusable> {
-        let record = Record::parse(raw).map_err(|unreadable| Unusable {
+        before: Option<UsableRecord>,
+    ) -> Result<UsableRecord, UnusableRecord> {
+        let record = RegistrationRecord::parse(raw).map_err(|unreadable| UnusableRecord {
             reason: unreadable.to_string(),
-            later: matches!(unreadable, Unreadable::Later(_)),
+            newer_version: matches!(unreadable, RegistrationRecordError::NewerVersion(_)),
         })?;
         // A change of secrets alone is no change of the definition.
         let platform = match before {
             Some(before) if before.record.definition == record.definition => before.platform,
             _ => {
-                let compiled =
-                    table(&record.definition).and_then(|table| self.base.registered(name, table));
-                Arc::new(
-                    compiled
-                        .map_err(|problems| Unusable { reason: joined(&problems), later: false })?,
-                )
+                let compiled = table(&record.definition)
+                    .and_then(|table| self.base.compile_registered(name, table));
+                Arc::new(compiled.map_err(|problems| UnusableRecord {
+                    reason: join_problems(&problems),
+                    newer_version: false,
+                })?)
             }
         };
         let (mut opened, mut unopened) = (Vec::new(), Vec::new());
@@ -212,13 +217,13 @@ impl Builder {
                 Ok(keys) => {
                     opened.extend(
                         keys.into_iter()
-                            .map(|key| Opened { key, expires_at: stored.expires_at_ms }),
+                            .map(|key| OpenedSecret { key, expires_at: stored.expires_at_ms }),
                     );
                 }
                 Err(reason) => unopened.push((stored.expires_at_ms, reason)),
             }
         }
-        Ok(Usable { record: Arc::new(record), platform, opened, unopened, keys: None })
+        Ok(UsableRecord { record: Arc::new(record), platform, opened, unopened, keys: None })
     }
 
     fn open(
@@ -226,12 +231,12 @@ impl Builder {
         name: &PlatformName,
         stored: &super::StoredSecret,
         scheme: &Scheme,
-    ) -> Result<Vec<Key>, String> {
+    ) -> Result<Vec<VerificationKey>, String> {
         let sealer = self.sealer.as_ref().ok_or("this process opens no secrets")?;
-        let material = sealer
+        let signing_secret = sealer
             .open(name, stored)
             .map_err(|reason| format!("a secret cannot be opened: {reason}"))?;
-        Key::all(&material, scheme)
+        VerificationKey::all(&signing_secret, scheme)
     }
 
     /// What each platform is verified with now; notes those of which something is not usable.
@@ -262,22 +267,22 @@ impl Builder {
             // The same secrets only ever become fewer.
             let same = usable.keys.take().filter(|(count, _)| *count == now_valid.len());
             let (count, valid) =
-                same.unwrap_or_else(|| (now_valid.len(), Arc::new(together(&now_valid))));
+                same.unwrap_or_else(|| (now_valid.len(), Arc::new(to_keys(&now_valid))));
             keys.insert(name.clone(), Arc::clone(&valid));
             usable.keys = Some((count, valid));
         }
         keys
     }
 
-    fn records(&self) -> BTreeMap<PlatformName, Arc<Record>> {
-        let readable = |(name, known): (&PlatformName, &Known)| {
+    fn records(&self) -> BTreeMap<PlatformName, Arc<RegistrationRecord>> {
+        let readable = |(name, known): (&PlatformName, &ParsedRecord)| {
             known.found.as_ref().ok().map(|usable| (name.clone(), Arc::clone(&usable.record)))
         };
         self.known.iter().filter_map(readable).collect()
     }
 
     /// Says what cannot be used, once for each reason.
-    fn tell(&mut self, aside: BTreeMap<PlatformName, String>, strange: usize) {
+    fn log_changes(&mut self, aside: BTreeMap<PlatformName, String>, strange: usize) {
         for (name, reason) in
             aside.iter().filter(|(name, reason)| self.told.get(*name) != Some(reason))
         {
@@ -291,15 +296,16 @@ impl Builder {
     }
 }
 
-impl Key {
-    /// The keys of `scheme` that `material` may stand for, see [`Scheme::secrets`].
+impl VerificationKey {
+    /// The keys of `scheme` that `signing_secret` may stand for, see [`Scheme::secrets`].
     ///
     /// # Errors
     /// Why it cannot be one; never the secret.
-    fn all(material: &Material, scheme: &Scheme) -> Result<Vec<Self>, String> {
-        let secrets =
-            scheme.secrets(&material.text()).map_err(|reason| format!("the secret {reason}"))?;
-        match (scheme.uses_credentials(), material.key()) {
+    fn all(signing_secret: &SigningSecret, scheme: &Scheme) -> Result<Vec<Self>, String> {
+        let secrets = scheme
+            .secrets(&signing_secret.text())
+            .map_err(|reason| format!("the secret {reason}"))?;
+        match (scheme.uses_credentials(), signing_secret.key()) {
             (true, Some(key)) => {
                 let key = SecretText::new(key);
                 let credential = |secret| Self::Credential(Credential::new(key.clean(), secret));
@@ -314,28 +320,28 @@ impl Key {
     }
 }
 
-/// Whether `material` can verify under `scheme`.
+/// Whether `signing_secret` can verify under `scheme`.
 ///
 /// # Errors
 /// Why not; never the secret.
-pub(super) fn fits(material: &Material, scheme: &Scheme) -> Result<(), String> {
-    Key::all(material, scheme).map(drop)
+pub(super) fn check_secret(signing_secret: &SigningSecret, scheme: &Scheme) -> Result<(), String> {
+    VerificationKey::all(signing_secret, scheme).map(drop)
 }
 
 /// All of one kind, since they fit one scheme.
-fn together(opened: &[&Opened]) -> Keys {
+fn to_keys(opened: &[&OpenedSecret]) -> Keys {
     let (mut secrets, mut credentials) = (Vec::new(), Vec::new());
     for one in opened {
         match one.key.clone() {
-            Key::Secret(secret) => secrets.push(secret),
-            Key::Credential(credential) => credentials.push(credential),
+            VerificationKey::Secret(secret) => secrets.push(secret),
+            VerificationKey::Credential(credential) => credentials.push(credential),
         }
     }
     if credentials.is_empty() { Keys::Secrets(secrets) } else { Keys::Credentials(credentials) }
 }
 
 /// `platform` as it is to be: with `paused` as somebody set it.
-fn adjust(
+fn apply_pause(
     adjusted: &mut HashMap<PlatformName, (Arc<Platform>, Arc<Platform>)>,
     platform: &Arc<Platform>,
     paused: &BTreeMap<PlatformName, bool>,
@@ -355,7 +361,7 @@ fn adjust(
     }
 }
 
-fn joined(problems: &[Problem]) -> String {
+fn join_problems(problems: &[Problem]) -> String {
     problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 

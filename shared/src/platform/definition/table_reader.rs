@@ -9,12 +9,12 @@ use toml::{Table, Value};
 use crate::config::Problem;
 
 /// Collects what is wrong in one file.
-pub(crate) struct Report {
+pub(crate) struct ProblemReport {
     file: String,
     problems: RefCell<Vec<Problem>>,
 }
 
-impl Report {
+impl ProblemReport {
     pub(crate) fn new(file: impl Into<String>) -> Self {
         Self { file: file.into(), problems: RefCell::default() }
     }
@@ -47,19 +47,19 @@ pub(crate) fn child(parent: &str, key: &str) -> String {
 }
 
 /// A table that is being read.
-pub(crate) struct Section<'r> {
+pub(crate) struct TableReader<'r> {
     key: String,
     table: Table,
     known: Vec<&'static str>,
-    report: &'r Report,
+    report: &'r ProblemReport,
 }
 
-impl<'r> Section<'r> {
-    pub(crate) fn new(key: impl Into<String>, table: Table, report: &'r Report) -> Self {
+impl<'r> TableReader<'r> {
+    pub(crate) fn new(key: impl Into<String>, table: Table, report: &'r ProblemReport) -> Self {
         Self { key: key.into(), table, known: Vec::new(), report }
     }
 
-    pub(crate) fn report(&self) -> &'r Report {
+    pub(crate) fn report(&self) -> &'r ProblemReport {
         self.report
     }
 
@@ -155,12 +155,12 @@ impl<'r> Section<'r> {
         Some(words(&self.key(name), list, self.report, parse))
     }
 
-    pub(crate) fn table(&mut self, name: &'static str) -> Option<Section<'r>> {
+    pub(crate) fn table(&mut self, name: &'static str) -> Option<TableReader<'r>> {
         let table = self.parse(name, |value| match value {
             Value::Table(table) => Ok(table),
             _ => Err("must be a table".to_owned()),
         })?;
-        Some(Section::new(self.key(name), table, self.report))
+        Some(TableReader::new(self.key(name), table, self.report))
     }
 
     /// Every key with its value, for tables whose keys are names that the user chose.
@@ -180,7 +180,7 @@ impl<'r> Section<'r> {
 pub(crate) fn words<T, E: std::fmt::Display>(
     key: &str,
     list: Vec<Value>,
-    report: &Report,
+    report: &ProblemReport,
     parse: impl Fn(&str) -> Result<T, E>,
 ) -> Vec<T> {
     let several = list.len() > 1;

@@ -14,7 +14,7 @@ pub struct Pointer {
 /// A text that is not a JSON pointer. Parsing is in the definition's syntax.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("must be a JSON pointer such as \"/data/id\", with ~0 for ~ and ~1 for /")]
-pub struct InvalidPointer;
+pub struct PointerError;
 
 impl fmt::Display for Pointer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -12,30 +12,30 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::build::{Builder, Snapshot};
 use super::seal::Sealer;
+use super::snapshot::{Snapshot, SnapshotBuilder};
 use crate::clock;
 use crate::event::Millis;
 use crate::platform::registry::Registry;
 use crate::queue::{CallError, Queue};
 
 /// How often Redis is asked whether something changed.
-const POLL: Duration = Duration::from_millis(500);
+const POLL_INTERVAL: Duration = Duration::from_millis(500);
 /// How often it is looked whether a secret has expired.
-const EXPIRY: Duration = Duration::from_millis(250);
+const EXPIRY_CHECK_INTERVAL: Duration = Duration::from_millis(250);
 /// The least time between the beginnings of two reads.
-const PACE: Duration = Duration::from_millis(50);
+const MIN_READ_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Follows what is registered, and changes it; cheap to clone.
 #[derive(Clone)]
-pub struct Live {
-    inner: Arc<Inner>,
+pub struct RegistrationStore {
+    inner: Arc<StoreInner>,
 }
 
-struct Inner {
+struct StoreInner {
     queue: Queue,
     sealer: Option<Sealer>,
-    builder: Mutex<Builder>,
+    builder: Mutex<SnapshotBuilder>,
     reading: tokio::sync::Mutex<LastRead>,
     publish: watch::Sender<Option<Arc<Snapshot>>>,
     /// Redis's clock less ours, in ms.
@@ -48,24 +48,24 @@ struct Inner {
 #[derive(Default)]
 struct LastRead(Option<(Instant, Result<Arc<Snapshot>, CallError>)>);
 
-impl std::fmt::Debug for Live {
+impl std::fmt::Debug for RegistrationStore {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Live").finish_non_exhaustive()
     }
 }
 
-/// Follows what is registered until `stop`, without ever changing it; see [`Live::start`].
+/// Follows what is registered until `stop`, without ever changing it; see [`RegistrationStore::start`].
 #[must_use]
-pub fn watch(
+pub fn watch_registrations(
     queue: Queue,
     base: Registry,
     sealer: Option<Sealer>,
     stop: CancellationToken,
 ) -> watch::Receiver<Option<Arc<Snapshot>>> {
-    Live::start(queue, base, sealer, stop).subscribe()
+    RegistrationStore::start(queue, base, sealer, stop).subscribe()
 }
 
-impl Live {
+impl RegistrationStore {
     /// Follows what is registered over `base` until `stop`. `sealer` opens secrets; `None`: this process verifies nothing.
     #[must_use]
     pub fn start(
@@ -75,9 +75,9 @@ impl Live {
         stop: CancellationToken,
     ) -> Self {
         let live = Self {
-            inner: Arc::new(Inner {
+            inner: Arc::new(StoreInner {
                 queue,
-                builder: Mutex::new(Builder::new(base, sealer.clone())),
+                builder: Mutex::new(SnapshotBuilder::new(base, sealer.clone())),
                 sealer,
                 reading: tokio::sync::Mutex::default(),
                 publish: watch::Sender::new(None),
@@ -108,14 +108,14 @@ impl Live {
     ///
     /// # Errors
     /// When Redis did not answer.
-    pub async fn fresh(&self) -> Result<Arc<Snapshot>, CallError> {
+    pub async fn refresh(&self) -> Result<Arc<Snapshot>, CallError> {
         let asked = Instant::now();
         let mut last = self.inner.reading.lock().await;
         if let LastRead(Some((begun, result))) = &*last {
             if *begun > asked {
                 return result.clone();
             }
-            sleep((*begun + PACE).saturating_duration_since(Instant::now())).await;
+            sleep((*begun + MIN_READ_INTERVAL).saturating_duration_since(Instant::now())).await;
         }
         let begun = Instant::now();
         let result = self.read().await;
@@ -151,11 +151,11 @@ impl Live {
         })
     }
 
-    /// Publishes what `build` makes; snapshots are published in the order in which they are made. `None`: it failed, and
+    /// Publishes what `snapshot` makes; snapshots are published in the order in which they are made. `None`: it failed, and
     /// what is known holds.
     async fn publish(
         &self,
-        build: impl FnOnce(&mut Builder, Millis) -> Snapshot + Send + 'static,
+        build: impl FnOnce(&mut SnapshotBuilder, Millis) -> Snapshot + Send + 'static,
     ) -> Option<Arc<Snapshot>> {
         let live = self.clone();
         // Compiling hundreds of definitions takes longer than others may wait for this thread.
@@ -174,7 +174,7 @@ impl Live {
     async fn poll(&self) {
         let mut failing = false;
         loop {
-            match self.fresh().await {
+            match self.refresh().await {
                 Ok(_) => failing = false,
                 Err(fault) if !failing => {
                     failing = true;
@@ -182,15 +182,15 @@ impl Live {
                 }
                 Err(_) => {}
             }
-            sleep(POLL).await;
+            sleep(POLL_INTERVAL).await;
         }
     }
 
     async fn expire(&self) {
         loop {
-            sleep(EXPIRY).await;
+            sleep(EXPIRY_CHECK_INTERVAL).await;
             if self.inner.next_expiry.load(Ordering::Relaxed) <= self.now() {
-                self.publish(Builder::again).await;
+                self.publish(SnapshotBuilder::rebuild).await;
             }
         }
     }

@@ -1,12 +1,12 @@
 //! Which schemes cannot be used.
 
-use super::spec::{HmacSpec, PairsSpec, Scheme, SpecProblem, TimestampUnit};
-use super::template::{Part, Template};
+use super::spec::{HmacSpec, PairsSpec, Scheme, SchemeError, TimestampUnit};
+use super::template::{Template, TemplatePart};
 
 impl Scheme {
     /// Everything that makes this scheme unusable or ambiguous; empty: it can be used.
     #[must_use]
-    pub fn problems(&self) -> Vec<SpecProblem> {
+    pub fn validate(&self) -> Vec<SchemeError> {
         let mut found = Vec::new();
         if self.signature_headers().is_empty() {
             found.push(problem("header", "must name at least one header"));
@@ -23,8 +23,8 @@ impl Scheme {
     }
 }
 
-fn problem(key: &'static str, reason: &'static str) -> SpecProblem {
-    SpecProblem { key, reason }
+fn problem(key: &'static str, reason: &'static str) -> SchemeError {
+    SchemeError { key, reason }
 }
 
 /// A token of RFC 9110, in lower case.
@@ -34,8 +34,8 @@ fn is_header_name(name: &str) -> bool {
     !name.is_empty() && name.bytes().all(inside)
 }
 
-fn hmac(spec: &HmacSpec, found: &mut Vec<SpecProblem>) {
-    match (spec.signed.has(&Part::Timestamp), &spec.timestamp) {
+fn hmac(spec: &HmacSpec, found: &mut Vec<SchemeError>) {
+    match (spec.signed.has(&TemplatePart::Timestamp), &spec.timestamp) {
         (true, None) => {
             found.push(problem("timestamp", "is missing, though `signed` has {timestamp}"))
         }
@@ -45,7 +45,7 @@ fn hmac(spec: &HmacSpec, found: &mut Vec<SpecProblem>) {
         }
         _ => {}
     }
-    match (spec.signed.has(&Part::Id), &spec.id) {
+    match (spec.signed.has(&TemplatePart::Id), &spec.id) {
         (true, None) => found.push(problem("id", "is missing, though `signed` has {id}")),
         (false, Some(_)) => {
             found.push(problem("id", "is not part of `signed`, so it proves nothing"))
@@ -59,7 +59,7 @@ fn hmac(spec: &HmacSpec, found: &mut Vec<SpecProblem>) {
     adjacent(&spec.signed, unit, found);
 }
 
-fn pairs(spec: &PairsSpec, found: &mut Vec<SpecProblem>) {
+fn pairs(spec: &PairsSpec, found: &mut Vec<SchemeError>) {
     let usable = |key: &str| {
         !key.is_empty() && key.bytes().all(|b| b.is_ascii_graphic() && !b",=".contains(&b))
     };
@@ -73,7 +73,7 @@ fn pairs(spec: &PairsSpec, found: &mut Vec<SpecProblem>) {
     if spec.timestamp_key == spec.signature_key {
         found.push(problem("signature_key", "must differ from `timestamp_key`"));
     }
-    if spec.signed.has(&Part::Id) {
+    if spec.signed.has(&TemplatePart::Id) {
         found.push(problem("signed", "must not have {id}: this scheme's header holds none"));
     }
     adjacent(&spec.signed, spec.unit, found);
@@ -81,10 +81,10 @@ fn pairs(spec: &PairsSpec, found: &mut Vec<SpecProblem>) {
 
 /// Refuses two values side by side, where the end of the one could be sent as the beginning of the other. Only RFC 3339
 /// shows where it begins and ends.
-fn adjacent(signed: &Template, unit: TimestampUnit, found: &mut Vec<SpecProblem>) {
-    let clear = |part: &Part| {
-        matches!(part, Part::Literal(_))
-            || (*part == Part::Timestamp && unit == TimestampUnit::Rfc3339)
+fn adjacent(signed: &Template, unit: TimestampUnit, found: &mut Vec<SchemeError>) {
+    let clear = |part: &TemplatePart| {
+        matches!(part, TemplatePart::Literal(_))
+            || (*part == TemplatePart::Timestamp && unit == TimestampUnit::Rfc3339)
     };
     if signed.parts().windows(2).any(|pair| !pair.iter().any(clear)) {
         found.push(problem(
