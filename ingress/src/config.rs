@@ -4,22 +4,25 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
-use shared::config::{CommonConfig, DurabilityMode, Env, Problem, TimeUnit};
+use shared::config::variables::{
+    self, BODY_TIMEOUT_MS, DEDUP_TTL_HOURS, DLQ_MAX_LEN, INGRESS_BIND, INGRESS_OPS_BIND,
+    INGRESS_WORKERS, KEEP_ALIVE_MS, MAX_BACKLOG, MAX_BODY_BYTES, MAX_CONNECTIONS,
+    MAX_IN_FLIGHT_BYTES, MAX_WAITERS, REDIS_WAIT_REPLICAS, REDIS_WAIT_TIMEOUT_MS, STATS_PUBLIC,
+};
+use shared::config::{CommonConfig, DurabilityMode, Env, Problem};
 use shared::outbound::{self, config::OutboundConfig};
 use shared::platform::PlatformName;
 use shared::platform::registry::Registry;
 use shared::queue::ReplicaAck;
 use shared::signature::{Keys, Secret};
 
-use crate::connections;
-
 /// Largest body that may be configured, in bytes: the length of a field in Redis has bounds too.
-pub(crate) const MAX_BODY_LIMIT: usize = 64 * 1024 * 1024;
+pub(crate) const MAX_BODY_LIMIT: usize = variables::LARGEST_BODY as usize;
 /// `MAX_BODY_BYTES` where nothing is said.
-pub(crate) const DEFAULT_MAX_BODY: usize = 1024 * 1024;
+pub(crate) const DEFAULT_MAX_BODY: usize = variables::DEFAULT_BODY as usize;
 
 /// Everything that ingress is told.
 #[derive(Debug)]
@@ -69,28 +72,21 @@ impl Config {
     /// # Errors
     /// All problems, by the names of variables and of keys in `PLATFORMS_FILE`, never by value.
     pub fn read(env: &Env) -> Result<Self, Vec<Problem>> {
-        let common = CommonConfig::read(env, (Ipv4Addr::UNSPECIFIED, 9100).into());
+        let common = CommonConfig::read(env, &INGRESS_OPS_BIND);
         let confirmation = confirmation(env);
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let bind = env.address("INGRESS_BIND", SocketAddr::from((Ipv4Addr::UNSPECIFIED, 8000)));
-        let workers = env.bounded("INGRESS_WORKERS", cores.min(512), 1..=512);
-        let max_body = env.bytes("MAX_BODY_BYTES", DEFAULT_MAX_BODY, 1..=MAX_BODY_LIMIT);
-        let max_in_flight = env.bytes(
-            "MAX_IN_FLIGHT_BYTES",
-            max_body.max(MAX_BODY_LIMIT),
-            max_body..=usize::MAX >> 4,
-        );
-        let body_timeout = env.millis("BODY_TIMEOUT_MS", 10_000, 1..=600_000);
-        let max_connections =
-            env.bounded("MAX_CONNECTIONS", 10_000, connections::MIN_CONNECTIONS..=1_000_000);
-        // Longer than balancers keep theirs (AWS: 60 s), so that none sends into a connection that
-        // is being closed.
-        let keep_alive = env.millis("KEEP_ALIVE_MS", 75_000, 1_000..=3_600_000);
-        let dedup_ttl = env.duration("DEDUP_TTL_HOURS", TimeUnit::Hours, 24, 1..=24 * 366);
-        let max_backlog = env.bounded("MAX_BACKLOG", 1_000_000, 1..=1_000_000_000);
-        let max_dead_letters = env.bounded("DLQ_MAX_LEN", 1_000_000, 1..=u64::from(u32::MAX));
-        let max_waiters = env.bounded("MAX_WAITERS", 10_000, 0..=1_000_000);
-        let stats_public = env.flag("STATS_PUBLIC", false);
+        let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u64);
+        let bind = env.socket_address(&INGRESS_BIND);
+        let workers = env.number_or(&INGRESS_WORKERS, cores.clamp(1, 512));
+        let max_body = env.size(&MAX_BODY_BYTES);
+        let max_in_flight = env.size_of_at_least(&MAX_IN_FLIGHT_BYTES, max_body);
+        let body_timeout = env.span(&BODY_TIMEOUT_MS);
+        let max_connections = env.number(&MAX_CONNECTIONS);
+        let keep_alive = env.span(&KEEP_ALIVE_MS);
+        let dedup_ttl = env.span(&DEDUP_TTL_HOURS);
+        let max_backlog = env.number(&MAX_BACKLOG);
+        let max_dead_letters = env.number(&DLQ_MAX_LEN);
+        let max_waiters = env.number(&MAX_WAITERS);
+        let stats_public = env.switch(&STATS_PUBLIC);
         let (registry, keys) = platforms(env, &common);
         let outbound = outbound::config::load(env, common.platforms_file.as_deref(), false);
         env.finish()?;
@@ -126,9 +122,8 @@ impl Config {
 
 /// What replicas are asked for, if they are.
 fn confirmation(env: &Env) -> Option<ReplicaAck> {
-    let longest = u64::try_from(ReplicaAck::MAX_TIMEOUT.as_millis()).unwrap_or(u64::MAX);
-    let timeout = env.millis("REDIS_WAIT_TIMEOUT_MS", 1000, 1..=longest);
-    let replicas = env.bounded("REDIS_WAIT_REPLICAS", 0, 0..=16);
+    let timeout = env.span(&REDIS_WAIT_TIMEOUT_MS);
+    let replicas: u32 = env.number(&REDIS_WAIT_REPLICAS);
     (replicas > 0).then_some(ReplicaAck { replicas, timeout })
 }
 

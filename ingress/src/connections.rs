@@ -1,17 +1,27 @@
-//! How many connections there are, and which of them goes when there are too many.
+//! Bounds the number of connections, and closes idle ones.
 //!
-//! Guarantee: never more than `MAX_CONNECTIONS`, and at that bound a new connection is still taken: those on which no
-//! request has been going on for longest are closed for it, and only where every connection is in the middle of a request
-//! is it the new one. So idle connections and heads that never end, however many and from wherever, keep nobody out. Also
-//! without need no connection stays open without a request for longer than `KEEP_ALIVE_MS`, nor for
-//! longer than [`HEAD_TIMEOUT`] one on which a head begins and never ends. It is closed without an
-//! answer, which every sender tries again: a bound of our own in place of actix's,
-//! whose 408 for the first head would also meet genuine senders after this process was frozen or starved of its CPU, and
-//! to some providers 4xx is final; and whose timer between requests would be made, set and cancelled for each of them.
-//! Silence is found twice, a [`SWEEP_INTERVAL`] apart and by the thread that serves the connection, so that after such a time it
-//! first reads what has come in meanwhile.
+//! # Guarantees
 //!
-//! Who is at the other end is not asked: behind a balancer all senders have one address.
+//! - There are never more than `MAX_CONNECTIONS`. At the bound, the longest idle connections are
+//!   closed for a new one. The new one is refused only if all others have a request in progress.
+//!   (`longest_idle_connection_is_evicted_not_a_busy_one`)
+//! - A connection without a request is closed after `KEEP_ALIVE_MS`.
+//!   (`idle_time_is_bounded_and_starts_after_the_last_request`)
+//! - A connection whose request head does not end is closed after [`HEAD_TIMEOUT`], without an
+//!   answer. (`connection_with_an_unfinished_head_is_closed`)
+//! - A stalled thread reads pending bytes before it closes a connection.
+//!   (`idle_connection_is_closed_by_its_own_thread`)
+//!
+//! # Design
+//!
+//! actix's own timeouts are not used, for two reasons. Its 408 for a slow first head would also
+//! meet honest senders after this process was suspended, and some providers take a 4xx as final.
+//! Its timer between requests would be created and cancelled for every request.
+//!
+//! A connection is closed only if two consecutive sweeps on its own thread find it idle. The sweeps
+//! are [`SWEEP_INTERVAL`] apart.
+//!
+//! The peer's address plays no role, because all senders behind a balancer have the same one.
 
 use std::collections::HashMap;
 use std::net::{Shutdown, TcpStream};
@@ -28,201 +38,199 @@ use tokio_util::sync::CancellationToken;
 
 use crate::connection_close::CloseFlag;
 
-/// How often those that were silent for longer are looked for.
+/// Time between two sweeps for idle connections.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 /// Longest time that a head may take from its first byte to its last.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-/// So many times a head may be found begun and not ended, [`SWEEP_INTERVAL`] apart.
+/// Sweeps that may find the same head unfinished before its connection is closed.
 const MAX_HEAD_SWEEPS: u8 = (HEAD_TIMEOUT.as_secs() / SWEEP_INTERVAL.as_secs()) as u8;
-/// Part of all connections that is closed at once at the bound, so that not every new one searches them all.
+/// Divisor: 1/64 of all connections is evicted at once, so that not every new one searches them
+/// all.
 const EVICT_FRACTION: usize = 64;
-/// Files that are open besides connections: listeners, Redis, what belongs to threads.
+/// Open files besides connections: listeners, Redis, files of threads.
 const OTHER_FILES: u64 = 256;
-/// The fewest connections that a bound may leave.
-pub(crate) const MIN_CONNECTIONS: usize = 16;
+/// Lower bound of `MAX_CONNECTIONS`.
+pub(crate) const MIN_CONNECTIONS: usize = shared::config::variables::MIN_CONNECTIONS as usize;
 
 /// All connections of this process; cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Connections(Arc<ConnectionsInner>);
 
 struct ConnectionsInner {
-    most: usize,
+    bound: usize,
     keep_alive: Duration,
-    /// Room for requests of connections that carry many at a time.
-    streams: Arc<Semaphore>,
-    begun: Instant,
-    next: AtomicU64,
+    /// Permits for requests on connections that carry several at a time.
+    request_permits: Arc<Semaphore>,
+    started_at: Instant,
+    next_id: AtomicU64,
     open: Mutex<HashMap<u64, Arc<ConnectionState>>>,
-    /// The bound was reached since this was last told.
+    /// Set if the bound was reached since the last log line.
     reached: AtomicBool,
 }
 
 struct ConnectionState {
-    /// A second handle on the connection: closing it is felt by whoever reads from the first.
+    /// Second handle on the connection. Closing it wakes the thread that reads the first.
     socket: TcpStream,
-    /// Who serves it.
+    /// Thread that serves the connection.
     thread: ThreadId,
-    /// Requests in progress.
+    /// Number of requests in progress.
     requests: AtomicU32,
-    /// Since when there was none, in ms since the process began.
+    /// Start of the idle time, in ms since the process started.
     idle_since_ms: AtomicU64,
-    /// It was silent for too long when it was last looked at.
+    /// Set if the last sweep found the connection idle for too long.
     was_idle: AtomicBool,
-    /// 0 while nothing has come since the last request; then 1 and, at each look, one more.
-    head: AtomicU8,
+    /// 0 if no byte came since the last request. Otherwise 1 and one more for each sweep.
+    head_sweeps: AtomicU8,
 }
 
-/// A connection's entry, which ends with it.
+/// Registration of a connection; dropping it removes the connection.
 pub(crate) struct ConnectionGuard {
-    number: u64,
-    one: Arc<ConnectionState>,
-    all: Connections,
+    id: u64,
+    connection: Arc<ConnectionState>,
+    connections: Connections,
 }
 
-/// A request in progress.
+/// Marks a request as in progress until dropped.
 pub(crate) struct RequestGuard {
-    one: Arc<ConnectionState>,
-    all: Connections,
+    connection: Arc<ConnectionState>,
+    connections: Connections,
 }
 
-/// Tie between a request and its connection.
+/// Link between a request and its connection.
 pub(crate) struct ConnectionLink {
-    /// Says that a request is going on, until it is dropped: so long its connection is not silent.
+    /// Keeps the connection from counting as idle.
     pub(crate) busy: Option<RequestGuard>,
-    /// State of the connection's end, announced or not.
+    /// Close flag of the connection.
     pub(crate) closing: CloseFlag,
 }
 
 impl ConnectionLink {
-    /// The connection that `request` came on.
+    /// Returns the link of the connection that `request` came on.
     pub(crate) fn of(request: &Request) -> Self {
-        let entry = request.conn_data::<Rc<ConnectionGuard>>();
-        Self { busy: entry.map(|entry| entry.busy()), closing: CloseFlag::of(request) }
+        let guard = request.conn_data::<Rc<ConnectionGuard>>();
+        Self { busy: guard.map(|guard| guard.busy()), closing: CloseFlag::of(request) }
     }
 
-    /// A connection that says itself when it ends.
-    pub(crate) fn to(entry: Option<&ConnectionGuard>) -> Self {
-        Self { busy: entry.map(ConnectionGuard::busy), closing: CloseFlag::default() }
+    /// Returns the link of a connection that announces its end by itself, as HTTP/2 does.
+    pub(crate) fn to(guard: Option<&ConnectionGuard>) -> Self {
+        Self { busy: guard.map(ConnectionGuard::busy), closing: CloseFlag::default() }
     }
 }
 
 impl ConnectionGuard {
-    /// Takes note that bytes have come, which are a head's unless a request is going on.
+    /// Notes that bytes came. They begin a head unless a request is in progress.
     pub(crate) fn note_bytes(&self) {
-        if self.one.head.load(Ordering::Relaxed) == 0 {
-            self.one.head.store(1, Ordering::Relaxed);
+        if self.connection.head_sweeps.load(Ordering::Relaxed) == 0 {
+            self.connection.head_sweeps.store(1, Ordering::Relaxed);
         }
     }
 
     /// Begins a request.
     fn busy(&self) -> RequestGuard {
-        RequestGuard::begin(&self.one, &self.all)
+        RequestGuard::begin(&self.connection, &self.connections)
     }
 
-    /// Room for one more request, where a connection carries many at a time. `None`: there are too
+    /// Returns a permit for one more request on a connection that carries several. `None`: too
     /// many.
     pub(crate) fn permit(&self) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.all.0.streams).try_acquire_owned().ok()
+        Arc::clone(&self.connections.0.request_permits).try_acquire_owned().ok()
     }
 
-    /// Waits until there was no request for as long as a connection may stay open without one.
+    /// Waits until the connection was idle for `KEEP_ALIVE_MS`.
     pub(crate) async fn wait_until_idle(&self) {
-        let keep_alive = self.all.0.keep_alive;
+        let keep_alive = self.connections.0.keep_alive;
         loop {
-            let since = Duration::from_millis(self.one.idle_since_ms.load(Ordering::Relaxed));
-            let silent = if self.one.is_busy() {
+            let since =
+                Duration::from_millis(self.connection.idle_since_ms.load(Ordering::Relaxed));
+            let idle = if self.connection.is_busy() {
                 Duration::ZERO
             } else {
-                self.all.0.begun.elapsed().saturating_sub(since)
+                self.connections.0.started_at.elapsed().saturating_sub(since)
             };
-            if silent >= keep_alive {
+            if idle >= keep_alive {
                 return;
             }
-            tokio::time::sleep(keep_alive - silent).await;
+            tokio::time::sleep(keep_alive - idle).await;
         }
     }
 }
 
 impl Connections {
-    /// None yet, and never more than `max_connections`, nor one for longer than `keep_alive` without a
-    /// request.
-    pub(crate) fn new(most: usize, keep_alive: Duration) -> Self {
+    /// Creates the registry, bounded to `bound` connections and to `keep_alive` without a request.
+    pub(crate) fn new(bound: usize, keep_alive: Duration) -> Self {
         Self(Arc::new(ConnectionsInner {
-            most: most.max(1),
+            bound: bound.max(1),
             keep_alive,
-            streams: Arc::new(Semaphore::new(most.clamp(1, Semaphore::MAX_PERMITS))),
-            begun: Instant::now(),
-            next: AtomicU64::new(0),
+            request_permits: Arc::new(Semaphore::new(bound.clamp(1, Semaphore::MAX_PERMITS))),
+            started_at: Instant::now(),
+            next_id: AtomicU64::new(0),
             open: Mutex::default(),
             reached: AtomicBool::new(false),
         }))
     }
 
-    /// How many there may be.
+    /// Returns the bound on connections.
     pub(crate) fn max_connections(&self) -> usize {
-        self.0.most
+        self.0.bound
     }
 
-    /// Takes a new connection. `None`: it is closed, or nothing can be known of it.
+    /// Registers a new connection. `None`: it was closed, or it cannot be tracked.
     pub(crate) fn register(&self, stream: &tokio::net::TcpStream) -> Option<ConnectionGuard> {
-        // Out of file descriptors, which the bound is there to prevent: it is served, and ends with
-        // its sender.
+        // No file descriptor is left, which the bound prevents. The connection is served and ends
+        // with its sender.
         let socket = stream.as_fd().try_clone_to_owned().map(TcpStream::from).ok()?;
-        let number = self.0.next.fetch_add(1, Ordering::Relaxed);
-        let one = Arc::new(ConnectionState {
+        let id = self.0.next_id.fetch_add(1, Ordering::Relaxed);
+        let connection = Arc::new(ConnectionState {
             socket,
             thread: thread::current().id(),
             requests: AtomicU32::new(0),
             idle_since_ms: AtomicU64::new(self.now()),
             was_idle: AtomicBool::new(false),
-            head: AtomicU8::new(0),
+            head_sweeps: AtomicU8::new(0),
         });
         let mut open = self.lock();
-        if open.len() >= self.0.most {
+        if open.len() >= self.0.bound {
             self.0.reached.store(true, Ordering::Relaxed);
-            if !close_longest_idle(&mut open, (self.0.most / EVICT_FRACTION).max(1)) {
-                one.close();
+            if !close_longest_idle(&mut open, (self.0.bound / EVICT_FRACTION).max(1)) {
+                connection.close();
                 return None;
             }
         }
-        open.insert(number, Arc::clone(&one));
+        open.insert(id, Arc::clone(&connection));
         drop(open);
-        Some(ConnectionGuard { number, one, all: self.clone() })
+        Some(ConnectionGuard { id, connection, connections: self.clone() })
     }
 
-    /// Closes what is silent for too long of what this thread serves, until `stop`.
+    /// Closes idle connections of this thread until `stop`.
     pub(crate) async fn sweep(self, stop: CancellationToken) {
         while stop.run_until_cancelled(tokio::time::sleep(SWEEP_INTERVAL)).await.is_some() {
             self.close_idle(self.0.keep_alive);
             if self.0.reached.swap(false, Ordering::Relaxed) {
-                let most = self.0.most;
-                tracing::warn!(
-                    most,
-                    "MAX_CONNECTIONS was reached: connections without a request were closed"
-                );
+                let bound = self.0.bound;
+                tracing::warn!(bound, "MAX_CONNECTIONS was reached; closed idle connections");
             }
         }
     }
 
     fn close_idle(&self, longest: Duration) {
         let (before, here) = (self.now().checked_sub(millis(longest)), thread::current().id());
-        self.lock().retain(|_, one| {
-            if one.thread != here {
+        self.lock().retain(|_, connection| {
+            if connection.thread != here {
                 return true;
             }
-            let since = one.idle_since_ms.load(Ordering::Relaxed);
-            let silent = !one.is_busy() && before.is_some_and(|before| since <= before);
-            let closes =
-                one.was_idle.swap(silent, Ordering::Relaxed) && silent || one.is_head_overdue();
+            let since = connection.idle_since_ms.load(Ordering::Relaxed);
+            let idle = !connection.is_busy() && before.is_some_and(|before| since <= before);
+            let closes = connection.was_idle.swap(idle, Ordering::Relaxed) && idle
+                || connection.is_head_overdue();
             if closes {
-                one.close();
+                connection.close();
             }
             !closes
         });
     }
 
     fn now(&self) -> u64 {
-        millis(self.0.begun.elapsed())
+        millis(self.0.started_at.elapsed())
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<u64, Arc<ConnectionState>>> {
@@ -235,87 +243,88 @@ impl ConnectionState {
         self.requests.load(Ordering::Acquire) > 0
     }
 
-    /// Looks whether a head has begun and does not end. Only the thread that serves the connection
-    /// looks.
+    /// Returns true if a head has begun and did not end in time. Counts the sweeps, so only the
+    /// thread of the connection may call it.
     fn is_head_overdue(&self) -> bool {
-        let looks = self.head.load(Ordering::Relaxed);
-        if looks == 0 || self.is_busy() {
+        let sweeps = self.head_sweeps.load(Ordering::Relaxed);
+        if sweeps == 0 || self.is_busy() {
             return false;
         }
-        self.head.store(looks.saturating_add(1), Ordering::Relaxed);
-        looks > MAX_HEAD_SWEEPS
+        self.head_sweeps.store(sweeps.saturating_add(1), Ordering::Relaxed);
+        sweeps > MAX_HEAD_SWEEPS
     }
 
     fn close(&self) {
-        // It may have ended by itself.
+        // The connection may have ended already.
         let _ = self.socket.shutdown(Shutdown::Both);
     }
 }
 
 impl Drop for ConnectionGuard {
     fn drop(&mut self) {
-        self.all.lock().remove(&self.number);
+        self.connections.lock().remove(&self.id);
     }
 }
 
 impl RequestGuard {
-    fn begin(one: &Arc<ConnectionState>, all: &Connections) -> Self {
-        one.requests.fetch_add(1, Ordering::AcqRel);
-        one.head.store(0, Ordering::Relaxed);
-        Self { one: Arc::clone(one), all: all.clone() }
+    fn begin(connection: &Arc<ConnectionState>, connections: &Connections) -> Self {
+        connection.requests.fetch_add(1, Ordering::AcqRel);
+        connection.head_sweeps.store(0, Ordering::Relaxed);
+        Self { connection: Arc::clone(connection), connections: connections.clone() }
     }
 }
 
 impl Drop for RequestGuard {
     fn drop(&mut self) {
-        self.one.idle_since_ms.store(self.all.now(), Ordering::Relaxed);
-        self.one.head.store(0, Ordering::Relaxed);
-        self.one.requests.fetch_sub(1, Ordering::AcqRel);
+        self.connection.idle_since_ms.store(self.connections.now(), Ordering::Relaxed);
+        self.connection.head_sweeps.store(0, Ordering::Relaxed);
+        self.connection.requests.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
-/// Closes up to `count`; `false`: none is silent.
+/// Closes up to `count` of the longest idle connections. Returns false if none is idle.
 fn close_longest_idle(open: &mut HashMap<u64, Arc<ConnectionState>>, count: usize) -> bool {
-    let silent = open.iter().filter(|(_, one)| !one.is_busy());
-    let mut silent: Vec<(u64, u64)> =
-        silent.map(|(number, one)| (one.idle_since_ms.load(Ordering::Relaxed), *number)).collect();
-    if silent.len() > count {
-        silent.select_nth_unstable(count);
-        silent.truncate(count);
+    let idle = open.iter().filter(|(_, connection)| !connection.is_busy());
+    let mut idle: Vec<(u64, u64)> = idle
+        .map(|(id, connection)| (connection.idle_since_ms.load(Ordering::Relaxed), *id))
+        .collect();
+    if idle.len() > count {
+        idle.select_nth_unstable(count);
+        idle.truncate(count);
     }
-    for (_, number) in &silent {
-        if let Some(one) = open.remove(number) {
-            one.close();
+    for (_, id) in &idle {
+        if let Some(connection) = open.remove(id) {
+            connection.close();
         }
     }
-    !silent.is_empty()
+    !idle.is_empty()
 }
 
-/// Raises the number of files that this process may have open as far as the system lets it, and gives the most connections
-/// that leave room for the rest: at most `wanted`.
+/// Raises the limit of open files as far as possible. Returns the connections that fit into it, at
+/// most `wanted`.
 pub(crate) fn limit_to_open_files(wanted: usize) -> usize {
     let files = rlimit::increase_nofile_limit(u64::MAX).unwrap_or(1024);
-    let most = max_with_files(files, wanted);
-    if most < wanted {
+    let bound = max_with_files(files, wanted);
+    if bound < wanted {
         tracing::warn!(
             files,
-            most,
+            bound,
             wanted,
-            "fewer connections than MAX_CONNECTIONS: too few files may be open"
+            "open file limit is too low for MAX_CONNECTIONS; accepting fewer connections"
         );
     }
-    most
+    bound
 }
 
-/// A connection is two files, and those that were told to close are there for another moment.
+/// A connection takes two files. Closed connections keep theirs for a moment.
 fn max_with_files(files: u64, wanted: usize) -> usize {
     let room = files.saturating_sub(OTHER_FILES) * 2 / 5;
     usize::try_from(room).unwrap_or(usize::MAX).max(MIN_CONNECTIONS).min(wanted)
 }
 
-/// What each of `threads` may hold of `max_connections` connections: more than its share, since they last unequally long.
-pub(crate) fn per_thread(most: usize, threads: usize) -> usize {
-    let share = most.div_ceil(threads.max(1));
+/// Returns the bound per thread: more than an equal share, since connections last unequally long.
+pub(crate) fn per_thread(bound: usize, threads: usize) -> usize {
+    let share = bound.div_ceil(threads.max(1));
     share + share / 8 + 8
 }
 

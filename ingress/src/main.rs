@@ -1,8 +1,7 @@
-//! The `ingress` command; see `ingress --help`.
+//! Runs the `ingress` command; see `ingress --help`.
 
 use std::fmt::Display;
 use std::io::Write;
-use std::net::Ipv4Addr;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -10,6 +9,7 @@ use ingress::cli::{Args, IngressTool};
 use ingress::send_test::SignedRequest;
 use ingress::{Config, RunError};
 use mimalloc::MiMalloc;
+use shared::config::variables::INGRESS_OPS_BIND;
 use shared::config::{EXIT_CONFIG, Env, report};
 use shared::visible::escaped_lines;
 use shared::{health_check, shutdown, telemetry};
@@ -25,11 +25,7 @@ fn main() -> ExitCode {
             Err(problems) => fail(report(&problems), EXIT_CONFIG),
         },
         Some(IngressTool::Health { ready }) => {
-            match health_check::query_health(
-                &Env::from_process(),
-                (Ipv4Addr::UNSPECIFIED, 9100).into(),
-                ready,
-            ) {
+            match health_check::query_health(&Env::from_process(), &INGRESS_OPS_BIND, ready) {
                 Ok((good, said)) => print(&said, good),
                 Err(problems) => fail(report(&problems), EXIT_CONFIG),
             }
@@ -54,7 +50,7 @@ fn send_test(request: SignedRequest) -> ExitCode {
 }
 
 fn print(text: &str, good: bool) -> ExitCode {
-    // A reader that has gone has seen what it wanted.
+    // A closed pipe is not an error: the reader has seen enough.
     let _ = writeln!(std::io::stdout(), "{}", escaped_lines(text.trim_end()));
     ExitCode::from(u8::from(!good))
 }
@@ -72,7 +68,7 @@ fn receive() -> ExitCode {
         return fail(error, EXIT_CONFIG);
     }
     env.log_warnings();
-    // One thread drives Redis and the batcher; HTTP has threads of its own.
+    // One thread drives Redis and the batcher. HTTP has its own threads.
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(error, 1),
@@ -94,14 +90,14 @@ fn code(error: &RunError) -> u8 {
     if error.is_configuration() { EXIT_CONFIG } else { 1 }
 }
 
-/// An error and what caused it, in one line.
+/// Error with all its causes, in one line.
 fn chain(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(error.source(), |cause| cause.source());
     causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 fn fail(what: impl Display, code: u8) -> ExitCode {
-    // Nobody is left to be told if even this fails.
+    // There is no way to report a failed write to stderr.
     let _ = writeln!(std::io::stderr(), "ingress: {}", what.to_string().trim_end());
     ExitCode::from(code)
 }

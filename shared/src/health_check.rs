@@ -12,6 +12,7 @@ use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::time::Duration;
 
+use crate::config::variables::Variable;
 use crate::config::{Env, Problem};
 
 /// Timeout of the connection, and of each read and write.
@@ -19,7 +20,7 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 /// Longest part of a response that is read. The routes queried here send one line.
 const MAX_RESPONSE_BYTES: u64 = 4096;
 
-/// Queries `/ready` or `/live` at `OPS_BIND`, or at `default`.
+/// Queries `/ready` or `/live` at `ops_bind`.
 ///
 /// Returns true if the status is 200, and the first line of the body.
 ///
@@ -27,10 +28,10 @@ const MAX_RESPONSE_BYTES: u64 = 4096;
 /// `OPS_BIND` is not an address.
 pub fn query_health(
     env: &Env,
-    default: SocketAddr,
+    ops_bind: &Variable,
     ready: bool,
 ) -> Result<(bool, String), Vec<Problem>> {
-    let bind = env.parse("OPS_BIND", default);
+    let bind = env.socket_address(ops_bind);
     env.finish()?;
     let path = if ready { "/ready" } else { "/live" };
     Ok(match get(reachable(bind), path) {
@@ -80,6 +81,8 @@ mod tests {
 
     use std::net::TcpListener;
 
+    use crate::config::variables::INGRESS_OPS_BIND;
+
     use super::*;
 
     /// Serves one request with `response`. The thread returns the request's first line.
@@ -97,8 +100,7 @@ mod tests {
     }
 
     fn query(bind: &str, ready: bool) -> (bool, String) {
-        query_health(&Env::from_pairs([("OPS_BIND", bind)]), "127.0.0.1:1".parse().unwrap(), ready)
-            .unwrap()
+        query_health(&Env::from_pairs([("OPS_BIND", bind)]), &INGRESS_OPS_BIND, ready).unwrap()
     }
 
     #[test]
@@ -123,7 +125,8 @@ mod tests {
         let (healthy, line) = query(&free.to_string(), true);
         assert!(!healthy && line.contains("does not answer"), "{line}");
         let problems =
-            query_health(&Env::from_pairs([("OPS_BIND", "here")]), free, true).unwrap_err();
+            query_health(&Env::from_pairs([("OPS_BIND", "here")]), &INGRESS_OPS_BIND, true)
+                .unwrap_err();
         assert_eq!(problems[0].name, "OPS_BIND");
     }
 }

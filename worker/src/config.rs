@@ -4,10 +4,13 @@ use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
 use shared::backoff::Backoff;
+use shared::config::variables::{
+    CLAIM_IDLE_MS, DATABASE_URL, DLQ_MAX_LEN, MAX_ATTEMPTS, MISSING_SESSION_WAIT_MS, RETRY_BASE_MS,
+    RETRY_MAX_MS, WORKER_NAME, WORKER_OPS_BIND,
+};
 use shared::config::{CommonConfig, Env, Problem, SecretText, percent_encoding_hint};
 use shared::outbound::{self, config::OutboundConfig};
 use sqlx::postgres::PgConnectOptions;
-use std::net::{Ipv4Addr, SocketAddr};
 use std::str::FromStr;
 
 use crate::consumer::outcome::RetryPolicy;
@@ -45,26 +48,25 @@ impl WorkerConfig {
     /// # Errors
     /// Every problem, by variable name.
     pub fn read(env: &Env, adopt_database: bool) -> Result<Self, Vec<Problem>> {
-        let ops_bind = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 9101));
-        let base = env.millis("RETRY_BASE_MS", 1_000, 1..=3_600_000);
-        let max = env.millis("RETRY_MAX_MS", 30_000, 1..=86_400_000);
+        let base = env.span(&RETRY_BASE_MS);
+        let max = env.span(&RETRY_MAX_MS);
         if base > max {
-            env.problem("RETRY_BASE_MS", "must not exceed RETRY_MAX_MS");
+            env.problem(RETRY_BASE_MS.name, "must not exceed RETRY_MAX_MS");
         }
-        let common = CommonConfig::read(env, ops_bind);
+        let common = CommonConfig::read(env, &WORKER_OPS_BIND);
         let outbound = outbound::config::load(env, common.platforms_file.as_deref(), true);
         let config = Self {
             common,
             database_url: database_url(env),
             name: name(env),
             policy: RetryPolicy {
-                max_attempts: env.bounded("MAX_ATTEMPTS", 5, 1..=100),
+                max_attempts: env.number(&MAX_ATTEMPTS),
                 backoff: Backoff::new(base, max),
-                missing_session_wait: env.millis("MISSING_SESSION_WAIT_MS", 60_000, 0..=86_400_000),
+                missing_session_wait: env.span(&MISSING_SESSION_WAIT_MS),
             },
             // Holders renew three times in this span, so less would take work from those who are at it.
-            claim_idle: env.millis("CLAIM_IDLE_MS", 30_000, 1_000..=3_600_000),
-            dlq_max_len: env.bounded("DLQ_MAX_LEN", 1_000_000, 1..=u64::from(u32::MAX)),
+            claim_idle: env.span(&CLAIM_IDLE_MS),
+            dlq_max_len: env.number(&DLQ_MAX_LEN),
             outbound,
             retention: Retention::read(env),
             adopt_database,
@@ -74,18 +76,19 @@ impl WorkerConfig {
 }
 
 fn database_url(env: &Env) -> SecretString {
-    let url = env.text("DATABASE_URL");
-    let url = SecretString::from(url.as_ref().map_or("sqlite://tributary.db", SecretText::clean));
+    let url = env.text(DATABASE_URL.name);
+    let default = DATABASE_URL.default_text().unwrap_or_default();
+    let url = SecretString::from(url.as_ref().map_or(default.as_str(), SecretText::clean));
     let known = ["sqlite:", "postgres://", "postgresql://"];
     let text = url.expose_secret();
     let is_server = known[1..].iter().any(|scheme| text.starts_with(scheme));
     if !known.iter().any(|scheme| text.starts_with(scheme)) {
-        env.problem("DATABASE_URL", "must begin with sqlite:// or postgres://");
+        env.problem(DATABASE_URL.name, "must begin with sqlite:// or postgres://");
     } else if let Some(hint) = percent_encoding_hint(text).filter(|_| is_server) {
-        env.problem("DATABASE_URL", hint);
+        env.problem(DATABASE_URL.name, hint);
     } else if is_server && PgConnectOptions::from_str(text).is_err() {
         env.problem(
-            "DATABASE_URL",
+            DATABASE_URL.name,
             "must be of the form postgres://[user[:password]@]host[:port]/database[?parameters]",
         );
     }
@@ -93,9 +96,12 @@ fn database_url(env: &Env) -> SecretString {
 }
 
 fn name(env: &Env) -> String {
-    let name = env.opt("WORKER_NAME").or_else(host_name).unwrap_or_else(|| "worker".to_owned());
+    let name = env.opt(WORKER_NAME.name).or_else(host_name).unwrap_or_else(|| "worker".to_owned());
     if name.len() > MAX_NAME_BYTES || !name.bytes().all(|b| b.is_ascii_graphic()) {
-        env.problem("WORKER_NAME", "must be at most 100 printable ASCII characters without spaces");
+        env.problem(
+            WORKER_NAME.name,
+            "must be at most 100 printable ASCII characters without spaces",
+        );
     }
     name
 }

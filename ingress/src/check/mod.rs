@@ -1,8 +1,15 @@
-//! `ingress check-platform`: what ingress would make of a captured request, and precisely why not.
+//! Runs `ingress check-platform`: checks a captured request as ingress would, and explains the
+//! verdict.
 //!
-//! Guarantee: the verdict comes from the code that judges real requests, and the changes of an
-//! event from the plan that workers run. Nothing is sent or stored, Redis is not needed, and
-//! neither a secret nor a signature is printed.
+//! # Guarantees
+//!
+//! - The verdict comes from the code that processes real requests. The changes of an event come
+//!   from the plan that workers use. (`check_reports_a_verified_request_in_full`)
+//! - Neither a secret nor a signature is printed. (`check_reports_a_verified_request_in_full`)
+//!
+//! # Design
+//!
+//! Nothing is sent or stored, and Redis is not needed.
 
 mod capture;
 mod event;
@@ -15,6 +22,7 @@ use bytes::Bytes;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 use shared::clock;
+use shared::config::variables::MAX_BODY_BYTES;
 use shared::config::{Env, Problem};
 use shared::event::{Millis, NewEvent};
 use shared::platform::{InvalidRequestPolicy, Platform};
@@ -27,46 +35,46 @@ use event::{EffectReport, EventReport};
 use signature::{SignatureCheck, SignatureReport, SignatureVerdict};
 
 const EXAMPLE: &str = "\
-Example, with a request as it was captured:
+Example:
   ingress check-platform --platform mux --headers headers.txt --body body.json \\
     --at 2026-01-31T12:00:00Z
 
-The headers' file has a line `Name: value` for each; the body's file holds the bytes as they
-were sent, without a line break that an editor has added. Secrets come from where ingress has
-them: PLATFORMS_FILE and the environment. Neither secrets nor signatures are printed.
+The file of headers has one line `Name: value` for each header. The file of the body holds the
+bytes as they were sent, without a line break added by an editor. Secrets come from PLATFORMS_FILE
+and the environment, as for ingress. Neither secrets nor signatures are printed.
 
-What an event changes is what a worker would change. A value that its column cannot take is a
-warning: the column is left alone, the event takes effect. Sessions are not looked up.
+The changes are those that a worker would make. If a value does not fit its column, a warning is
+printed: the column is left alone, and the event still takes effect. Sessions are not looked up.
 
-Exit status: 0 verified, identified and fit to take effect; 1 not, or a handshake only: a dead
-letter `invalid_event`, a disabled platform and a type outside `event_types` are 1, too; 2 usage or
+Exit status: 0 verified, identified and fit to take effect; 1 otherwise, also for a handshake, a
+dead letter `invalid_event`, a disabled platform and a type outside `event_types`; 2 usage or
 configuration.";
 
-/// The arguments of `ingress check-platform`.
+/// Arguments of `ingress check-platform`.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLE)]
 pub struct CheckPlatform {
     /// The platform, by its name or an alias
     #[arg(long, value_name = "NAME")]
     platform: String,
-    /// Definitions [default: what PLATFORMS_FILE names]
+    /// Definitions [default: the file in PLATFORMS_FILE]
     #[arg(long, value_name = "FILE")]
     platforms_file: Option<PathBuf>,
-    /// The request's headers, a line `Name: value` for each
+    /// Headers of the request, one line `Name: value` for each
     #[arg(long, value_name = "FILE")]
     headers: PathBuf,
-    /// The request's body, as sent
+    /// Body of the request, as sent
     #[arg(long, value_name = "FILE")]
     body: PathBuf,
-    /// When it was received: RFC 3339, or s or ms since the epoch [default: now]
+    /// Time of receipt: RFC 3339, or s or ms since the epoch [default: now]
     #[arg(long, value_name = "TIME", value_parser = instant)]
     at: Option<Millis>,
-    /// How the verdict is printed
+    /// Format of the verdict
     #[arg(long, value_enum, default_value_t = ReportFormat::Table, value_name = "FORMAT")]
     output: ReportFormat,
 }
 
-/// How a verdict is printed.
+/// Format of the verdict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum ReportFormat {
     /// Lines for people
@@ -80,23 +88,23 @@ fn instant(text: &str) -> Result<Millis, &'static str> {
         .ok_or("must be RFC 3339 with an offset, or a number since the epoch")
 }
 
-/// The verdict.
+/// Verdict.
 #[derive(Debug, Serialize)]
 struct CheckReport {
     platform: String,
     verified: bool,
     identified: bool,
-    /// True where at least one event of it would be queued, and none that is would become a dead
-    /// letter `invalid_event`.
+    /// True if at least one event would be queued, and no queued one would become a dead letter
+    /// `invalid_event`.
     takes_effect: bool,
-    /// Why not.
+    /// Reason of a negative verdict.
     reason: Option<String>,
-    /// What may help, or should be known.
+    /// Hints.
     notes: Vec<String>,
     signature: SignatureReport,
     event: Option<EventReport>,
     effect: Option<EffectReport>,
-    /// Instead of `event` and `effect`, where the request holds several events.
+    /// Events of a batch, instead of `event` and `effect`.
     #[serde(skip_serializing_if = "Option::is_none")]
     batch: Option<Vec<CheckedBatchEvent>>,
 }
@@ -106,13 +114,13 @@ impl CheckReport {
         self.effect.iter().chain(self.batch.iter().flatten().map(|part| &part.effect))
     }
 
-    /// The reason for which an identified request takes no effect.
+    /// Returns the reason why an identified request takes no effect.
     fn blocking_reason(&self) -> Option<String> {
         let mut queued = self.effects().filter(|effect| effect.not_queued.is_none()).peekable();
         if queued.peek().is_none() {
             let why = self.effects().find_map(|effect| effect.not_queued);
             return Some(format!(
-                "nothing of it is queued: {}",
+                "nothing is queued: {}",
                 why.unwrap_or("the batch is empty (200)")
             ));
         }
@@ -121,37 +129,33 @@ impl CheckReport {
     }
 }
 
-/// One event of a batch.
+/// Event of a batch.
 #[derive(Debug, Serialize)]
 struct CheckedBatchEvent {
     event: EventReport,
     effect: EffectReport,
-    /// The body that is queued for it.
+    /// Body that is queued for the event.
     body: String,
 }
 
-/// What a check ended with.
+/// Result of a check.
 pub struct CheckOutcome {
-    /// What to print.
+    /// Text to print.
     pub text: String,
-    /// True where the request verifies, is an event and would take effect.
+    /// True if the request verifies, is an event and would take effect.
     pub good: bool,
 }
 
 impl CheckPlatform {
-    /// Checks.
+    /// Runs the check.
     ///
     /// # Errors
-    /// What of usage or configuration makes it impossible.
+    /// Problems of usage or configuration.
     pub fn run(self, env: &Env) -> Result<CheckOutcome, Vec<Problem>> {
         let capture = Capture::read(&self.headers, &self.body).map_err(|problem| vec![problem])?;
         let (platform, keys) =
             crate::tool_platform::load(&self.platform, self.platforms_file, env)?;
-        let max_body = env.bytes(
-            "MAX_BODY_BYTES",
-            crate::config::DEFAULT_MAX_BODY,
-            1..=crate::config::MAX_BODY_LIMIT,
-        );
+        let max_body = env.size(&MAX_BODY_BYTES);
         env.finish()?;
         let at = self.at.unwrap_or_else(clock::now_ms);
 
@@ -188,7 +192,7 @@ impl CheckPlatform {
         notes.extend(env.warnings().iter().map(ToString::to_string));
         if !platform.enabled {
             notes.push(
-                "the platform is disabled: ingress answers 403 before it looks at a signature"
+                "the platform is disabled: ingress answers 403 before it checks the signature"
                     .to_owned(),
             );
         }
@@ -224,7 +228,7 @@ impl CheckPlatform {
     }
 }
 
-/// What is known of the event.
+/// Verdict about the events of a verified request.
 #[derive(Default)]
 struct EventVerdict {
     reason: Option<String>,
@@ -243,7 +247,8 @@ fn describe_verified(
     let refused = |reason: String| EventVerdict { reason: Some(reason), ..EventVerdict::default() };
     if handshake {
         return refused(
-            "it is the provider's handshake, which is answered at once and is no event".to_owned(),
+            "it is a handshake of the provider, which is answered at once and is no event"
+                .to_owned(),
         );
     }
     match identify(platform, verified, body) {
@@ -262,7 +267,7 @@ fn describe_verified(
                 ..EventVerdict::default()
             }
         }
-        // Made by what refuses or keeps such a request, which is not asked here.
+        // Ingress builds these from a refused request; `identify` does not.
         Ok(Identified::Unusable(_)) => EventVerdict::default(),
         Err(invalid) if platform.invalid == InvalidRequestPolicy::Keep => refused(format!(
             "it is no usable event of this platform (kept as a dead letter): {invalid}"

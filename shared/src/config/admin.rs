@@ -1,6 +1,9 @@
-//! Who may use admin routes.
+//! Authorizes requests to admin routes.
 //!
-//! Guarantee: without a configured token nobody; with one, only who presents it, compared in constant time.
+//! # Guarantees
+//!
+//! - Without a configured token, every request is refused (`admin_routes_open_for_the_token_only`).
+//! - The presented token is compared in constant time.
 
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
@@ -8,51 +11,52 @@ use subtle::ConstantTimeEq;
 
 use super::SecretText;
 
-/// The token that admin routes ask for.
+/// Token that admin routes require.
 #[derive(Clone, Debug)]
 pub struct AdminToken {
     token: SecretString,
-    /// The token without the quotation marks that it is configured in.
+    /// The token without its quotation marks, if it is configured in quotation marks.
     unquoted: Option<SecretString>,
 }
 
-/// Why an admin route refuses.
+/// Reason for which an admin route refuses a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AdminAuthError {
-    /// No `Authorization: Bearer …` came with the request (401).
+    /// The request has no `Authorization: Bearer …` header (401).
     #[error("admin token required")]
     Missing,
-    /// It is not the token, or there is none (403).
+    /// The token is wrong, or no token is configured (403).
     #[error("admin token refused")]
     Forbidden,
 }
 
 impl AdminToken {
-    /// Takes `token` as it is.
+    /// Creates a token that is exactly `token`.
     #[must_use]
     pub fn new(token: SecretString) -> Self {
         Self { token, unquoted: None }
     }
 
-    /// Takes the token that `text` holds. One in quotation marks is accepted with and without them.
+    /// Creates the token that `text` holds. In quotation marks, it is accepted with and without
+    /// them.
     #[must_use]
     pub fn of(text: &SecretText) -> Self {
         let (token, clean) = (text.trimmed(), text.clean());
         Self { token: token.into(), unquoted: (clean != token).then(|| clean.into()) }
     }
 
-    /// Whether `authorization`, the value of that header, may pass. `configured` is `None` where no token is
-    /// configured: then nothing passes.
+    /// Checks the value of the `Authorization` header against the `configured` token.
     ///
     /// # Errors
-    /// Why not; the time taken says nothing about the token.
+    /// The header is missing, the token is wrong, or `configured` is `None`. The time that this
+    /// takes does not depend on the token.
     pub fn authorize(
         configured: Option<&Self>,
         authorization: Option<&[u8]>,
     ) -> Result<(), AdminAuthError> {
         let Self { token, unquoted } = configured.ok_or(AdminAuthError::Forbidden)?;
         let presented = authorization.and_then(bearer).ok_or(AdminAuthError::Missing)?;
-        // Digests have one length, so comparing them does not tell the token's.
+        // Digests have equal length, so the comparison does not reveal the token's length.
         let presented = Sha256::digest(presented);
         let is_one =
             |token: &SecretString| Sha256::digest(token.expose_secret()).ct_eq(&presented).into();

@@ -1,29 +1,29 @@
-//! Variables that are set, read by no one, and nearly named like one that is not set.
+//! Finds variables that resemble a variable of this program, but are not read.
 
 use std::fmt;
 
 use super::{Env, Problem};
 
-/// Letters per permitted edit, and the most edits.
+/// Letters of a name for each permitted edit.
 const LETTERS_PER_EDIT: usize = 6;
 const MAX_EDITS: usize = 3;
 
-/// Last words of names that only say the unit: `SHUTDOWN_GRACE` is meant as `SHUTDOWN_GRACE_MS`.
+/// Units at the end of a name. `SHUTDOWN_GRACE` is probably meant as `SHUTDOWN_GRACE_MS`.
 const UNITS: &[&str] = &[
     "MS", "MILLIS", "S", "SEC", "SECS", "SECONDS", "MINUTES", "HOURS", "DAYS", "BYTES", "SIZE",
     "KB", "MB",
 ];
 
-/// Variables that other HTTP clients take a proxy from.
+/// Variables from which other HTTP clients take a proxy.
 const PROXY_VARIABLES: &[&str] =
     &["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"];
 
-/// A variable that is probably meant for this program, under a wrong name.
+/// A variable whose name is probably a misspelling.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Misspelt {
     /// Name in the environment.
     pub variable: String,
-    /// Nearest variable of this program, which is not set.
+    /// The most similar variable of this program that is not set.
     pub nearest: String,
 }
 
@@ -35,16 +35,17 @@ impl fmt::Display for Misspelt {
 }
 
 impl Env {
-    /// Variables that resemble one of this program's that is not set. The program's variables are
-    /// those that were read from this value, so call it after everything was read.
+    /// Variables that resemble an unset variable of this program.
+    ///
+    /// The program's variables are those that were read from this value, so call it last.
     #[must_use]
     pub fn misspelt(&self) -> Vec<Misspelt> {
-        let asked = self.asked().clone();
-        let unset: Vec<&String> = asked.iter().filter(|name| !self.is_given(name)).collect();
+        let read_names = self.read_names().clone();
+        let unset: Vec<&String> = read_names.iter().filter(|name| !self.is_given(name)).collect();
         let mut found: Vec<Misspelt> = Vec::new();
         for (variable, value) in &self.variables {
             let is_empty = value.as_deref() == Some("");
-            if is_empty || asked.contains(variable) || is_of_a_service(variable) {
+            if is_empty || read_names.contains(variable) || is_of_a_service(variable) {
                 continue;
             }
             let near = unset.iter().filter_map(|name| Some((distance(variable, name)?, *name)));
@@ -56,7 +57,7 @@ impl Env {
         found
     }
 
-    /// Logs each variable that is set and has no effect, as far as it looks meant for this program.
+    /// Logs each set variable that probably addresses this program but has no effect.
     pub(super) fn log_ineffective(&self) {
         for Misspelt { variable, nearest } in self.misspelt() {
             tracing::warn!(
@@ -68,13 +69,13 @@ impl Env {
         for variable in PROXY_VARIABLES.iter().filter(|name| self.is_given(name)) {
             tracing::warn!(
                 variable,
-                "proxies are not supported, the variable is ignored; a proxy would connect to \
+                "proxies are not supported; ignoring the variable, since a proxy could connect to \
                  addresses that WEBHOOK_ALLOW_PRIVATE refuses"
             );
         }
     }
 
-    /// `problems` as they are printed before exiting, and the variables that may explain them.
+    /// Formats `problems` for output before exit, with the variables that may explain them.
     #[must_use]
     pub fn report(&self, problems: &[Problem]) -> String {
         let mut text = super::report(problems);
@@ -84,7 +85,7 @@ impl Env {
         text
     }
 
-    /// Returns true if `name` has a value, its own or that of a file.
+    /// Returns true if `name` has a value, from the variable itself or from a file.
     fn is_given(&self, name: &str) -> bool {
         let base = name.strip_suffix("_FILE").unwrap_or(name);
         let is_set =
@@ -93,7 +94,7 @@ impl Env {
     }
 }
 
-/// Edits between two names, if there are so few that one may be meant as the other.
+/// Number of edits between two names, or `None` if they differ too much.
 fn distance(variable: &str, name: &str) -> Option<usize> {
     let spelled = variable.to_ascii_uppercase().replace(['-', '.'], "_");
     if without_unit(&spelled) == without_unit(name) {
@@ -107,8 +108,7 @@ fn distance(variable: &str, name: &str) -> Option<usize> {
     (edits <= allowed).then_some(edits)
 }
 
-/// Returns true if `name` is `variable` with one more word between its first and its last, of at least
-/// four.
+/// Returns true if `name` has four words or more and `variable` lacks one of its inner words.
 fn is_missing_a_word(variable: &str, name: &str) -> bool {
     let words: Vec<&str> = name.split('_').collect();
     let inner = 1..words.len().saturating_sub(1);
@@ -136,7 +136,7 @@ fn is_of_a_service(variable: &str) -> bool {
 mod tests {
     use super::*;
 
-    /// Findings after a program has read some of its variables.
+    /// Variables that are found after a program has read some of its own.
     fn found(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
         let env = Env::from_pairs(pairs.iter().copied());
         for name in [

@@ -1,13 +1,18 @@
-//! Configuration from environment variables.
+//! Reads the configuration from environment variables.
 //!
-//! Guarantee: start-up sees *all* problems at once, each by the variable's name and never by its value, and nothing
-//! starts half-configured: every reader returns a usable default and remembers the problem, [`Env::finish`] decides.
+//! # Guarantees
 //!
-//! Every variable `NAME` may instead come from the file that `NAME_FILE` names (one trailing line break is dropped). A
-//! variable that is set but empty counts as not set, since composition files cannot leave one out.
+//! - Start-up reports all problems at once, by the variable's name and never by its value
+//!   (`problems_are_reported_at_once_by_name_without_values`).
+//! - A process with a problem does not start. Each method returns a usable default and records the
+//!   problem, and [`Env::finish`] returns all of them.
+//! - Every variable `NAME` may come from the file that `NAME_FILE` names, without one trailing line
+//!   break (`variable_may_come_from_a_file`).
+//! - An empty variable counts as not set, since compose files cannot leave one out
+//!   (`empty_variable_counts_as_not_set`).
 //!
-//! Secrets and URLs are read as a [`SecretText`], which knows what was pasted along with them. What
-//! is not wrong, but probably not meant, is a warning.
+//! Secrets and URLs are read as a [`SecretText`], which detects pasted quotation marks and white
+//! space. A value that is valid but probably unintended causes a warning.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt::{self, Display};
@@ -20,37 +25,43 @@ use std::time::Duration;
 
 mod admin;
 mod common;
+mod help;
 mod misspelt;
 mod quantity;
+mod read;
 mod secret_text;
 #[cfg(test)]
 mod tests;
+mod topic;
 mod url_hint;
+pub mod variables;
 
 pub use admin::{AdminAuthError, AdminToken};
 pub use common::{CommonConfig, DurabilityMode, DurabilityModeError, redis_url};
+pub use help::{env_file, environment_help, reference_markdown};
 pub use misspelt::Misspelt;
 pub use quantity::TimeUnit;
 pub use secret_text::{SecretText, Surroundings};
+pub use topic::Topic;
 pub use url_hint::percent_encoding_hint;
 
-/// A value from a file is at most this long.
+/// Longest value that a file may hold.
 const MAX_FILE_BYTES: u64 = 64 * 1024;
 
 /// Exit status of a process whose configuration has problems.
 pub const EXIT_CONFIG: u8 = 2;
 
-/// What is wrong with one variable; never holds its value.
+/// A problem with one variable. It never holds the value.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Problem {
-    /// The variable.
+    /// Name of the variable.
     pub name: String,
-    /// What is wrong, as the end of a sentence that begins with the name.
+    /// Description that continues a sentence beginning with the name.
     pub reason: String,
 }
 
 impl Problem {
-    /// A problem with `name`; `reason` must not quote the value.
+    /// Creates a problem with `name`. `reason` must not quote the value.
     pub fn new(name: impl Into<String>, reason: impl Display) -> Self {
         Self { name: name.into(), reason: reason.to_string() }
     }
@@ -64,14 +75,14 @@ impl Display for Problem {
 
 impl std::error::Error for Problem {}
 
-/// A snapshot of environment variables, and the problems found in it so far.
+/// A snapshot of the environment variables, with the problems found so far.
 pub struct Env {
-    /// `None`: set, but not UTF-8.
+    /// Values by name. `None` is a value that is not UTF-8.
     variables: HashMap<String, Option<String>>,
     problems: Mutex<Vec<Problem>>,
     warnings: Mutex<Vec<Problem>>,
-    /// Names that were read so far, whether set or not.
-    asked: Mutex<BTreeSet<String>>,
+    /// Names that were read so far, set or not.
+    read_names: Mutex<BTreeSet<String>>,
 }
 
 impl fmt::Debug for Env {
@@ -81,7 +92,7 @@ impl fmt::Debug for Env {
 }
 
 impl Env {
-    /// The process's environment as it is now.
+    /// Takes a snapshot of the process's environment.
     #[must_use]
     pub fn from_process() -> Self {
         let variables = std::env::vars_os()
@@ -91,11 +102,11 @@ impl Env {
             variables,
             problems: Mutex::default(),
             warnings: Mutex::default(),
-            asked: Mutex::default(),
+            read_names: Mutex::default(),
         }
     }
 
-    /// Given variables instead of the process's, for tests.
+    /// Creates an environment of the given variables, for tests.
     pub fn from_pairs<N: Into<String>, V: Into<String>>(
         pairs: impl IntoIterator<Item = (N, V)>,
     ) -> Self {
@@ -105,19 +116,20 @@ impl Env {
             variables,
             problems: Mutex::default(),
             warnings: Mutex::default(),
-            asked: Mutex::default(),
+            read_names: Mutex::default(),
         }
     }
 
-    /// The value of `name` or the content of `name_FILE`, without remembering a problem.
+    /// Returns the value of `name` or the content of `name_FILE`. Records no problem.
     ///
     /// # Errors
-    /// When it is not UTF-8, given twice, or when the file cannot be read, is empty or longer than 64 KiB.
+    /// Both variables are set, the value is not UTF-8, or the file is unreadable, empty or larger
+    /// than 64 KiB.
     pub fn lookup(&self, name: &str) -> Result<Option<String>, Problem> {
         Ok(self.find(name)?.map(|(value, _)| value))
     }
 
-    /// [`lookup`](Self::lookup) for a secret or a URL, with the name of the variable that it is from.
+    /// Returns a secret or URL, and the name of the variable that held it.
     ///
     /// # Errors
     /// As [`lookup`](Self::lookup).
@@ -125,7 +137,8 @@ impl Env {
         Ok(self.find(name)?.map(|(value, from)| (SecretText::new(value), from)))
     }
 
-    /// The value of `name`, and whether it is from that variable or from `name_FILE`.
+    /// Returns the value of `name`, and the name of the variable that held it: `name` or
+    /// `name_FILE`.
     fn find(&self, name: &str) -> Result<Option<(String, String)>, Problem> {
         let file_name = format!("{name}_FILE");
         match (self.plain(name)?, self.plain(&file_name)?) {
@@ -141,18 +154,18 @@ impl Env {
         }
     }
 
-    /// The value of `name`, if set.
+    /// Value of `name`, if it is set.
     pub fn opt(&self, name: &str) -> Option<String> {
         self.remember(self.lookup(name)).flatten()
     }
 
-    /// The value of `name`, or `default`.
-    pub fn string(&self, name: &str, default: &str) -> String {
+    /// Value of `name`, or `default`.
+    pub(crate) fn string(&self, name: &str, default: &str) -> String {
         self.opt(name).unwrap_or_else(|| default.to_owned())
     }
 
-    /// The secret or URL `name`, if set. One of nothing but white space and quotation marks is a
-    /// problem.
+    /// Secret or URL in `name`, if it is set. Records a problem if it holds only white space and
+    /// quotation marks.
     pub fn text(&self, name: &str) -> Option<SecretText> {
         let (text, from) = self.remember(self.lookup_text(name)).flatten()?;
         if text.is_empty() {
@@ -162,16 +175,16 @@ impl Env {
         Some(text)
     }
 
-    /// The value of `name` as a `T`, or `default`. `T`'s error must not quote the text.
-    pub fn parse<T>(&self, name: &str, default: T) -> T
+    /// Value of `name` as a `T`, or `default`. `T`'s error must not quote the text.
+    pub(crate) fn parse<T>(&self, name: &str, default: T) -> T
     where
         T: FromStr<Err: Display>,
     {
         self.parse_opt(name).unwrap_or(default)
     }
 
-    /// The value of `name` as a `T`, if set. `T`'s error must not quote the text.
-    pub fn parse_opt<T>(&self, name: &str) -> Option<T>
+    /// Value of `name` as a `T`, if it is set. `T`'s error must not quote the text.
+    pub(crate) fn parse_opt<T>(&self, name: &str) -> Option<T>
     where
         T: FromStr<Err: Display>,
     {
@@ -179,8 +192,8 @@ impl Env {
         self.remember(text.trim().parse().map_err(|error| Problem::new(name, error)))
     }
 
-    /// The value of `name` as a number inside `range`, or `default`.
-    pub fn bounded<T>(&self, name: &str, default: T, range: RangeInclusive<T>) -> T
+    /// Value of `name` as a number in `range`, or `default`.
+    pub(crate) fn bounded<T>(&self, name: &str, default: T, range: RangeInclusive<T>) -> T
     where
         T: FromStr<Err: Display> + PartialOrd + Display,
     {
@@ -196,8 +209,8 @@ impl Env {
         default
     }
 
-    /// Address to listen on in `name`, or `default`.
-    pub fn address(&self, name: &str, default: SocketAddr) -> SocketAddr {
+    /// Listen address in `name`, or `default`.
+    pub(crate) fn address(&self, name: &str, default: SocketAddr) -> SocketAddr {
         let Some(text) = self.opt(name) else { return default };
         text.trim().parse().unwrap_or_else(|_| {
             self.problem(
@@ -208,13 +221,8 @@ impl Env {
         })
     }
 
-    /// Duration in `name`, or `default`; a bare number, `default` and `range` are in milliseconds.
-    pub fn millis(&self, name: &str, default: u64, range: RangeInclusive<u64>) -> Duration {
-        self.duration(name, TimeUnit::Milliseconds, default, range)
-    }
-
-    /// Duration in `name`, or `default`; a bare number, `default` and `range` are in `unit`.
-    pub fn duration(
+    /// Duration in `name`, or `default`. Bare numbers, `default` and `range` are in `unit`.
+    pub(crate) fn duration(
         &self,
         name: &str,
         unit: TimeUnit,
@@ -242,8 +250,8 @@ impl Env {
         of(default)
     }
 
-    /// Size in `name`, or `default`; a bare number, `default` and `range` are in bytes.
-    pub fn bytes(&self, name: &str, default: usize, range: RangeInclusive<usize>) -> usize {
+    /// Size in `name`, or `default`. Bare numbers, `default` and `range` are in bytes.
+    pub(crate) fn bytes(&self, name: &str, default: usize, range: RangeInclusive<usize>) -> usize {
         let Some(text) = self.opt(name) else { return default };
         match quantity::bytes(&text).map(|found| usize::try_from(found).unwrap_or(usize::MAX)) {
             Some(found) if range.contains(&found) => return found,
@@ -258,8 +266,8 @@ impl Env {
         default
     }
 
-    /// The value of `name` as a switch: `true` or `false`, also `1` or `0`.
-    pub fn flag(&self, name: &str, default: bool) -> bool {
+    /// Boolean in `name`, or `default`: `true` or `false`, also `1` or `0`.
+    pub(crate) fn flag(&self, name: &str, default: bool) -> bool {
         match self.opt(name).as_deref().map(str::trim) {
             None => default,
             Some("true" | "1") => true,
@@ -271,30 +279,30 @@ impl Env {
         }
     }
 
-    /// Remembers a problem that only the caller can see.
+    /// Records a problem that only the caller can detect.
     pub fn problem(&self, name: &str, reason: impl Display) {
         self.problems().push(Problem::new(name, reason));
     }
 
-    /// Remembers a warning; `reason` must not quote the value.
+    /// Records a warning. `reason` must not quote the value.
     pub fn warn(&self, name: &str, reason: impl Display) {
         self.all_warnings().push(Problem::new(name, reason));
     }
 
-    /// Logs the warnings so far and forgets them, and logs variables that look meant for this program
-    /// and have no effect.
+    /// Logs and clears the warnings so far. Also logs set variables that probably address this
+    /// program but have no effect.
     pub fn log_warnings(&self) {
         self.log_ineffective();
         for Problem { name, reason } in self.warnings() {
             tracing::warn!(
                 variable = name,
                 reason,
-                "configuration may not be what was meant; starting anyway"
+                "configuration value is probably unintended; starting anyway"
             );
         }
     }
 
-    /// The warnings so far, sorted by name; forgets them.
+    /// Removes and returns the warnings so far, sorted by name.
     pub fn warnings(&self) -> Vec<Problem> {
         let mut warnings = std::mem::take(&mut *self.all_warnings());
         warnings.sort();
@@ -302,10 +310,10 @@ impl Env {
         warnings
     }
 
-    /// Whether everything that was read so far is good; forgets the problems.
+    /// Ends a round of reading, and clears the problems.
     ///
     /// # Errors
-    /// All problems, sorted by name.
+    /// All problems since the last call, sorted by name.
     pub fn finish(&self) -> Result<(), Vec<Problem>> {
         let mut problems = std::mem::take(&mut *self.problems());
         problems.sort();
@@ -314,7 +322,7 @@ impl Env {
     }
 
     fn plain(&self, name: &str) -> Result<Option<&str>, Problem> {
-        self.asked().insert(name.to_owned());
+        self.read_names().insert(name.to_owned());
         match self.variables.get(name) {
             None => Ok(None),
             Some(None) => Err(Problem::new(name, "is not UTF-8")),
@@ -326,18 +334,18 @@ impl Env {
         result.map_err(|problem| self.problems().push(problem)).ok()
     }
 
-    /// Names of the variables that were read from this value so far, without the `NAME_FILE` of
-    /// each secret.
+    /// Names of the variables that were read so far, without the `NAME_FILE` of each secret.
     #[must_use]
     pub fn names_read(&self) -> Vec<String> {
-        let asked = self.asked();
-        let is_file =
-            |name: &String| name.strip_suffix("_FILE").is_some_and(|name| asked.contains(name));
-        asked.iter().filter(|name| !is_file(name)).cloned().collect()
+        let read_names = self.read_names();
+        let is_file = |name: &String| {
+            name.strip_suffix("_FILE").is_some_and(|name| read_names.contains(name))
+        };
+        read_names.iter().filter(|name| !is_file(name)).cloned().collect()
     }
 
-    fn asked(&self) -> std::sync::MutexGuard<'_, BTreeSet<String>> {
-        self.asked.lock().unwrap_or_else(PoisonError::into_inner)
+    fn read_names(&self) -> std::sync::MutexGuard<'_, BTreeSet<String>> {
+        self.read_names.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn problems(&self) -> std::sync::MutexGuard<'_, Vec<Problem>> {
@@ -349,7 +357,7 @@ impl Env {
     }
 }
 
-/// Reads one value; the error does not name the path, which the operator knows by the variable.
+/// Reads the value in a file. The error omits the path, since the variable's name identifies it.
 pub(crate) fn read_file(path: &str) -> Result<String, String> {
     let file = std::fs::File::open(path).map_err(|error| format!("cannot be opened: {error}"))?;
     let mut bytes = Vec::new();
@@ -370,7 +378,7 @@ pub(crate) fn read_file(path: &str) -> Result<String, String> {
     if text.is_empty() { Err("names an empty file".to_owned()) } else { Ok(text) }
 }
 
-/// The problems as they are printed before exiting with [`EXIT_CONFIG`]: a line each.
+/// Formats `problems` for output before exit with [`EXIT_CONFIG`], one line each.
 #[must_use]
 pub fn report(problems: &[impl Display]) -> String {
     let mut text = String::from("configuration problems:\n");

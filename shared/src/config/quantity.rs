@@ -1,14 +1,14 @@
-//! Durations and sizes as operators write them.
+//! Parses durations and sizes.
 //!
-//! A bare number keeps the unit that belongs to the variable. Every other unit has to be written:
-//! `1500ms`, `30s`, `5m`, `24h`, `7d`, `2w`; `512k`, `1MB`, `1MiB`, `2GiB`.
+//! A bare number has the unit of its variable. Any other unit is written out: `1500ms`, `30s`,
+//! `5m`, `24h`, `7d`, `2w`, `512k`, `1MB`, `1MiB`, `2GiB`.
 
 use std::time::Duration;
 
 /// Unit of a bare number in a variable that holds a duration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TimeUnit {
-    /// `…_MS` and the variables of earlier systems that count milliseconds.
+    /// `…_MS`, and variables of earlier systems in milliseconds.
     Milliseconds,
     /// `…_HOURS`.
     Hours,
@@ -17,7 +17,7 @@ pub enum TimeUnit {
 }
 
 impl TimeUnit {
-    /// Name for error messages.
+    /// Name of the unit in error messages.
     pub(super) const fn name(self) -> &'static str {
         match self {
             Self::Milliseconds => "milliseconds",
@@ -26,7 +26,7 @@ impl TimeUnit {
         }
     }
 
-    /// Milliseconds of one unit.
+    /// Length of the unit in milliseconds.
     pub(super) const fn millis(self) -> u64 {
         match self {
             Self::Milliseconds => 1,
@@ -47,7 +47,7 @@ const TIME_UNITS: &[(&str, u64)] = &[
     ("w", 604_800_000),
 ];
 
-/// Powers of 1000 for the SI prefixes, of 1024 for the binary ones (IEC 80000-13).
+/// Size units: powers of 1000 for SI prefixes, of 1024 for binary prefixes (IEC 80000-13).
 const SIZE_UNITS: &[(&str, u64)] = &[
     ("b", 1),
     ("k", 1_000),
@@ -64,17 +64,17 @@ const SIZE_UNITS: &[(&str, u64)] = &[
     ("gib", 1 << 30),
 ];
 
-/// Duration in `text`; a bare number counts in `unit`.
+/// Parses a duration. A bare number is in `unit`.
 pub(super) fn duration(text: &str, unit: TimeUnit) -> Option<Duration> {
     scaled(text, TIME_UNITS, unit.millis()).map(Duration::from_millis)
 }
 
-/// Bytes in `text`.
+/// Parses a size in bytes.
 pub(super) fn bytes(text: &str) -> Option<u64> {
     scaled(text, SIZE_UNITS, 1)
 }
 
-/// A whole number and a unit. Fractions are refused: `1.5h` is `90m`.
+/// Parses a whole number and a unit. Fractions are refused: `1.5h` must be written as `90m`.
 fn scaled(text: &str, units: &[(&str, u64)], bare: u64) -> Option<u64> {
     let text = text.trim();
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());

@@ -1,23 +1,24 @@
-//! Secrets as people paste them: with a line break behind, in quotation marks, from a file that an
-//! editor put a byte order mark into.
+//! Cleans secrets of the characters that are pasted along with them.
+//!
+//! Typical cases are a trailing line break, quotation marks, and the byte order mark of an editor.
 
 use std::fmt;
 use std::ops::Range;
 
 use zeroize::Zeroizing;
 
-/// Opening and closing marks that a text may be pasted between.
+/// Pairs of quotation marks around a pasted text.
 const QUOTES: [(char, char); 5] = [('"', '"'), ('\'', '\''), ('`', '`'), ('“', '”'), ('‘', '’')];
 
-/// A secret's text, as it was given and as it was probably meant. Never shows either.
+/// A secret's text, as given and as probably meant. `Debug` shows neither form.
 #[derive(Clone)]
 pub struct SecretText {
     literal: Zeroizing<String>,
-    /// Place of the text without its surroundings.
+    /// Range of the text without the characters around it.
     clean: Range<usize>,
 }
 
-/// Characters that surround a secret's text.
+/// Kind of character around a secret's text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Surroundings {
     /// A byte order mark.
@@ -35,13 +36,13 @@ pub enum Surroundings {
 }
 
 impl SecretText {
-    /// Takes `text` as it was given.
+    /// Creates a text from the value as given.
     #[must_use]
     pub fn new(text: impl Into<String>) -> Self {
         let literal = Zeroizing::new(text.into());
         let trimmed = trimmed(&literal);
-        let begin = literal.len() - literal.trim_start_matches(is_pasted_along).len();
-        let clean = match marks(trimmed) {
+        let begin = literal.len() - literal.trim_start_matches(is_surrounding).len();
+        let clean = match quotation_marks(trimmed) {
             Some((open, close)) => {
                 begin + open.len_utf8()..begin + trimmed.len() - close.len_utf8()
             }
@@ -50,25 +51,25 @@ impl SecretText {
         Self { literal, clean }
     }
 
-    /// The text without white space, a byte order mark and one pair of quotation marks around it.
+    /// The text without surrounding white space, byte order mark and one pair of quotation marks.
     #[must_use]
     pub fn clean(&self) -> &str {
         self.literal.get(self.clean.clone()).unwrap_or_default()
     }
 
-    /// Returns true if there is nothing but surroundings.
+    /// Returns true if the text has no character beside surrounding ones.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         trimmed(self.clean()).is_empty()
     }
 
-    /// The text as it was given.
+    /// The text as given.
     #[must_use]
     pub fn literal(&self) -> &str {
         &self.literal
     }
 
-    /// Returns what surrounds the text; `None`: the two forms are the same.
+    /// Kind of character that surrounds the text. `None` if both forms are equal.
     #[must_use]
     pub fn remark(&self) -> Option<Surroundings> {
         if self.clean() == self.literal() {
@@ -78,7 +79,7 @@ impl SecretText {
         let breaks = |text: &str| text.contains(['\n', '\r']);
         Some(if self.literal.starts_with('\u{feff}') {
             Surroundings::ByteOrderMark
-        } else if marks(inside).is_some() {
+        } else if quotation_marks(inside).is_some() {
             Surroundings::Quotes
         } else if self.literal.split(inside).any(breaks) {
             Surroundings::LineBreak
@@ -87,7 +88,7 @@ impl SecretText {
         })
     }
 
-    /// The text without white space and a byte order mark around it, but with its quotation marks.
+    /// The text without surrounding white space and byte order mark, but with quotation marks.
     #[must_use]
     pub fn trimmed(&self) -> &str {
         trimmed(&self.literal)
@@ -101,15 +102,15 @@ impl fmt::Debug for SecretText {
 }
 
 fn trimmed(text: &str) -> &str {
-    text.trim_matches(is_pasted_along)
+    text.trim_matches(is_surrounding)
 }
 
-fn is_pasted_along(c: char) -> bool {
+fn is_surrounding(c: char) -> bool {
     c.is_whitespace() || matches!(c, '\u{feff}' | '\u{200b}')
 }
 
-/// The quotation marks that `text` is between.
-fn marks(text: &str) -> Option<(char, char)> {
+/// Quotation marks around `text`.
+fn quotation_marks(text: &str) -> Option<(char, char)> {
     let around = |(open, close): &(char, char)| {
         text.strip_prefix(*open).is_some_and(|rest| rest.ends_with(*close))
     };

@@ -9,7 +9,7 @@ use secrecy::ExposeSecret;
 use super::*;
 use crate::telemetry::LogFormat;
 
-/// A file in the system's temporary folder, gone with the value.
+/// A file in the system's temporary folder, removed on drop.
 struct TempFile(PathBuf);
 
 impl TempFile {
@@ -41,7 +41,7 @@ fn problems(env: &Env) -> Vec<String> {
 #[test]
 fn config_without_variables_has_the_documented_defaults() {
     let env = env(&[]);
-    let config = CommonConfig::read(&env, "0.0.0.0:9100".parse().unwrap());
+    let config = CommonConfig::read(&env, &variables::INGRESS_OPS_BIND);
     assert_eq!(env.finish(), Ok(()));
     assert_eq!(config.redis_url.expose_secret(), "redis://127.0.0.1:6379");
     assert!(!config.redis_cluster);
@@ -69,7 +69,7 @@ fn config_reads_every_variable() {
         ("SHUTDOWN_GRACE_MS", "0"),
         ("ADMIN_TOKEN", "token"),
     ]);
-    let config = CommonConfig::read(&env, "0.0.0.0:9100".parse().unwrap());
+    let config = CommonConfig::read(&env, &variables::INGRESS_OPS_BIND);
     assert_eq!(env.finish(), Ok(()));
     assert_eq!(
         config.redis_url.expose_secret(),
@@ -89,7 +89,7 @@ fn config_reads_every_variable() {
 fn redis_url_of_a_cluster_has_several_nodes_and_one_database() {
     let sound = |url, cluster| {
         let env = env(&[("REDIS_URL", url), ("REDIS_CLUSTER", cluster)]);
-        let _ = CommonConfig::read(&env, "0.0.0.0:9100".parse().unwrap());
+        let _ = CommonConfig::read(&env, &variables::INGRESS_OPS_BIND);
         env.finish().is_ok()
     };
     assert!(sound("redis://a/3", "false") && sound("redis://a,redis://b:7000/0", "true"));
@@ -113,7 +113,7 @@ fn problems_are_reported_at_once_by_name_without_values() {
         ("ADMIN_TOKEN", "nonsense 5ecret"),
         ("MAX_ATTEMPTS", "0"),
     ]);
-    let _ = CommonConfig::read(&env, "0.0.0.0:9100".parse().unwrap());
+    let _ = CommonConfig::read(&env, &variables::INGRESS_OPS_BIND);
     assert_eq!(env.bounded("MAX_ATTEMPTS", 5_u32, 1..=1000), 5);
     let found = problems(&env);
     let names: Vec<&str> = found.iter().map(|line| line.split(':').next().unwrap()).collect();
@@ -154,7 +154,7 @@ fn secrets_need_a_key_or_permission_for_plain_text() {
         (vec![("ALLOW_PLAINTEXT_SECRETS", "false")], false),
     ] {
         let env = env(&pairs);
-        let config = CommonConfig::read(&env, "0.0.0.0:9100".parse().unwrap());
+        let config = CommonConfig::read(&env, &variables::INGRESS_OPS_BIND);
         assert_eq!(env.finish(), Ok(()));
         assert_eq!(config.sealer.can_seal(), can, "{pairs:?}");
         assert!(!format!("{config:?}").contains("AAAA"));
@@ -165,7 +165,7 @@ fn secrets_need_a_key_or_permission_for_plain_text() {
 fn quantities_take_units_and_errors_name_them() {
     let read = |text: &str| {
         let env = env(&[("T", text), ("D", text), ("B", text)]);
-        let time = env.millis("T", 7, 10..=60_000);
+        let time = env.duration("T", TimeUnit::Milliseconds, 7, 10..=60_000);
         let days = env.duration("D", TimeUnit::Days, 1, 1..=30);
         let bytes = env.bytes("B", 7, 10..=2_000_000);
         (time, days, bytes, env.finish().err().unwrap_or_default())
@@ -195,7 +195,7 @@ fn quantities_take_units_and_errors_name_them() {
 fn redis_url_with_a_reserved_character_in_its_password_is_named() {
     let reasons = |url: &str, cluster| {
         let env = env(&[("REDIS_URL", url), ("REDIS_CLUSTER", cluster)]);
-        let _ = CommonConfig::read(&env, "0.0.0.0:9100".parse().unwrap());
+        let _ = CommonConfig::read(&env, &variables::INGRESS_OPS_BIND);
         problems(&env).concat()
     };
     for (url, cluster) in [
@@ -242,7 +242,7 @@ fn text_of_surroundings_only_is_a_problem() {
 #[test]
 fn admin_token_in_quotes_opens_with_and_without_them() {
     let env = env(&[("ADMIN_TOKEN", "\"token\"\n")]);
-    let config = CommonConfig::read(&env, "0.0.0.0:9100".parse().unwrap());
+    let config = CommonConfig::read(&env, &variables::INGRESS_OPS_BIND);
     assert_eq!(env.finish(), Ok(()));
     let ask =
         |header: &str| AdminToken::authorize(config.admin_token.as_ref(), Some(header.as_bytes()));
@@ -263,7 +263,7 @@ fn urls_and_keys_are_read_without_surroundings() {
         ("SECRETS_KEY", &format!("'{key}'\r\n")),
         ("ADMIN_TOKEN", "\u{feff}token\n"),
     ]);
-    let config = CommonConfig::read(&env, "0.0.0.0:9100".parse().unwrap());
+    let config = CommonConfig::read(&env, &variables::INGRESS_OPS_BIND);
     assert_eq!(env.finish(), Ok(()));
     assert_eq!(config.redis_url.expose_secret(), "redis://:word@redis.example/1");
     assert!(config.sealer.can_seal());
@@ -319,7 +319,7 @@ fn variable_that_is_not_utf8_is_a_problem() {
         variables,
         problems: Mutex::default(),
         warnings: Mutex::default(),
-        asked: Mutex::default(),
+        read_names: Mutex::default(),
     };
     assert_eq!(env.opt("A"), None);
     assert_eq!(problems(&env), ["A: is not UTF-8"]);
@@ -338,7 +338,7 @@ fn flag_accepts_four_words() {
 #[test]
 fn debug_output_holds_no_secret() {
     let env = env(&[("ADMIN_TOKEN", "5ecret"), ("REDIS_URL", "redis://:5ecret@localhost")]);
-    let config = CommonConfig::read(&env, "0.0.0.0:9100".parse().unwrap());
+    let config = CommonConfig::read(&env, &variables::INGRESS_OPS_BIND);
     assert!(!format!("{env:?} {config:?}").contains("5ecret"));
 }
 

@@ -1,7 +1,6 @@
-//! Characters of a password that end it early in a URL (RFC 3986, section 3.2.1).
+//! Detects characters of a password that end it early in a URL (RFC 3986, section 3.2.1).
 
-/// First character of the user name or password of `url` that has to be percent-encoded; `None`
-/// where all are.
+/// First character of the user name or password that has to be percent-encoded, if any.
 fn unencoded(url: &str) -> Option<char> {
     let (_, rest) = url.split_once("://")?;
     let end = rest.find(['/', '?', '#'])?;
@@ -10,20 +9,21 @@ fn unencoded(url: &str) -> Option<char> {
     if authority.contains('@') {
         return None;
     }
-    // An `@` behind the authority: of the password, unless it is a parameter's.
+    // An `@` after the authority belongs to the password, unless it is in a query parameter.
     let (before, _) = rest.split_once('@')?;
     let is_parameter = before.split_once('?').is_some_and(|(_, query)| query.contains('='));
     if is_parameter { None } else { delimiter.chars().next() }
 }
 
-/// Percent escape in the user name or password of `url` that stands for no character.
+/// Returns true if a percent escape in the user name or password is invalid.
 fn bad_escape(url: &str) -> bool {
     let user =
         url.split_once("://").and_then(|(_, rest)| rest.rsplit_once('@')).map(|(user, _)| user);
     user.is_some_and(|user| percent_encoding::percent_decode_str(user).decode_utf8().is_err())
 }
 
-/// Advice about the password of `url`, without showing any of it; `None` where it is not to blame.
+/// Advice about the user name or password of `url`, which it does not show. `None` if both are
+/// valid.
 #[must_use]
 pub fn percent_encoding_hint(url: &str) -> Option<String> {
     let wrong = unencoded(url).or_else(|| bad_escape(url).then_some('%'))?;

@@ -45,8 +45,6 @@ pub const MAX_DESTINATIONS: usize = 64;
 const MAX_URL_BYTES: usize = 2048;
 /// Default limit of waiting deliveries for each destination.
 const MAX_BACKLOG: u64 = 1_000_000;
-/// Longest delay or window, in milliseconds.
-const MAX_SPAN_MS: u64 = 24 * 3600 * 1000;
 
 /// Default settings of destinations, from the `WEBHOOK_…` variables.
 #[derive(Clone, Debug)]
@@ -109,7 +107,7 @@ impl DestinationDefaults {
             secret,
             previous_secret,
             headers: env
-                .opt("WEBHOOK_HEADERS")
+                .opt(WEBHOOK_HEADERS.name)
                 .map(|list| headers(env, &list, &source))
                 .unwrap_or_default(),
             timeout: env.span(&WEBHOOK_TIMEOUT),

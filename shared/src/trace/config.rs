@@ -48,27 +48,27 @@ impl TraceConfig {
     pub fn read(env: &Env) -> Option<Self> {
         let endpoint = env.opt(OTEL_EXPORTER_OTLP_ENDPOINT.name)?;
         if env
-            .opt("OTEL_EXPORTER_OTLP_PROTOCOL")
+            .opt(OTEL_EXPORTER_OTLP_PROTOCOL.name)
             .is_some_and(|protocol| protocol.trim() != "http/protobuf")
         {
             env.problem(
-                "OTEL_EXPORTER_OTLP_PROTOCOL",
+                OTEL_EXPORTER_OTLP_PROTOCOL.name,
                 "must be http/protobuf, the only supported protocol",
             );
         }
         let headers = headers(&env.opt(OTEL_EXPORTER_OTLP_HEADERS.name).unwrap_or_default());
         if headers.is_none() {
             env.problem(
-                "OTEL_EXPORTER_OTLP_HEADERS",
+                OTEL_EXPORTER_OTLP_HEADERS.name,
                 "must be name=value, several separated by commas",
             );
         }
         let url = traces(endpoint.trim());
         if let Some(hint) = percent_encoding_hint(endpoint.trim()) {
-            env.problem("OTEL_EXPORTER_OTLP_ENDPOINT", hint);
+            env.problem(OTEL_EXPORTER_OTLP_ENDPOINT.name, hint);
         } else if url.is_none() {
             env.problem(
-                "OTEL_EXPORTER_OTLP_ENDPOINT",
+                OTEL_EXPORTER_OTLP_ENDPOINT.name,
                 "must be http://HOST:PORT or https://HOST:PORT of an OTLP collector \
                  (HTTP, usually port 4318)",
             );
@@ -120,7 +120,7 @@ fn sampler(env: &Env) -> Sampler {
         "traceidratio" => Sampler::TraceIdRatioBased(ratio),
         _ => {
             env.problem(
-                "OTEL_TRACES_SAMPLER",
+                OTEL_TRACES_SAMPLER.name,
                 "must be always_on, always_off or traceidratio, or one of them after parentbased_",
             );
             Sampler::AlwaysOff

@@ -16,7 +16,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use shared::config::{Env, TimeUnit};
+use shared::config::Env;
+use shared::config::variables::{
+    DEDUP_TTL_HOURS, DLQ_ARCHIVE_DIR, DLQ_RETENTION_DAYS, EVENTS_RETENTION_DAYS,
+};
 use shared::platform::PlatformName;
 use shared::queue::CallError;
 use tokio::time::sleep;
@@ -29,8 +32,6 @@ const DEAD_LETTERS_INTERVAL: Duration = Duration::from_secs(60);
 const LEDGER_SCAN_INTERVAL: Duration = Duration::from_secs(60 * 60);
 /// Factor between the time of a scan and the pause after it. A scan takes at most 1/20 of the time.
 const LEDGER_PAUSE_FACTOR: u32 = 20;
-/// Longest retention, in days.
-const MAX_DAYS: u64 = 36_500;
 /// One day.
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -57,21 +58,19 @@ impl Default for Retention {
 impl Retention {
     /// Reads and validates the environment.
     pub fn read(env: &Env) -> Self {
-        let days =
-            |name| env.opt(name).map(|_| env.duration(name, TimeUnit::Days, 1, 1..=MAX_DAYS));
         let retention = Self {
-            events: days("EVENTS_RETENTION_DAYS"),
-            dead_letters: days("DLQ_RETENTION_DAYS"),
-            archive: env.opt("DLQ_ARCHIVE_DIR").map(PathBuf::from),
-            dedup_ttl: env.duration("DEDUP_TTL_HOURS", TimeUnit::Hours, 24, 1..=24 * 366),
+            events: env.optional_span(&EVENTS_RETENTION_DAYS),
+            dead_letters: env.optional_span(&DLQ_RETENTION_DAYS),
+            archive: env.opt(DLQ_ARCHIVE_DIR.name).map(PathBuf::from),
+            dedup_ttl: env.span(&DEDUP_TTL_HOURS),
         };
         if let Some(folder) = &retention.archive {
             // A missing folder may be mounted later. Until then dead letters stay.
             if folder.exists() && !folder.is_dir() {
-                env.problem("DLQ_ARCHIVE_DIR", "must be a folder");
+                env.problem(DLQ_ARCHIVE_DIR.name, "must be a folder");
             }
             if retention.dead_letters.is_none() {
-                env.problem("DLQ_ARCHIVE_DIR", "has no effect without DLQ_RETENTION_DAYS");
+                env.problem(DLQ_ARCHIVE_DIR.name, "has no effect without DLQ_RETENTION_DAYS");
             }
         }
         retention
