@@ -1,13 +1,20 @@
-//! The platforms that come with the system, and the reserved one on which applications announce sessions.
+//! Holds the bundled platform definitions.
 //!
-//! Guarantee: these are definitions like any user's, in the same grammar. Adding a provider is one more file here.
+//! # Guarantees
+//!
+//! - Bundled definitions use the same format as the operator's and pass the same checks
+//!   (`bundled_platforms_load_without_a_file`).
+//!
+//! # Design
+//!
+//! A new provider needs one TOML file and one line in this file.
 
 use toml::Table;
 
-/// The preset of a definition that names none.
+/// Preset of a definition that names none.
 pub const DEFAULT_PRESET: &str = "generic";
 
-/// Name and definition of every bundled platform, in the order in which they are listed.
+/// Name and definition of every bundled platform, in the order of listings.
 pub const DEFINITIONS: &[(&str, &str)] = &[
     ("mux", include_str!("../../platforms/mux.toml")),
     ("livekit", include_str!("../../platforms/livekit.toml")),
@@ -26,24 +33,25 @@ pub const DEFINITIONS: &[(&str, &str)] = &[
     ("slack", include_str!("../../platforms/slack.toml")),
 ];
 
-/// The reserved platform `sessions`: in the queue like any other, but nothing a request can name.
+/// Definition of the reserved platform `sessions`. It has a queue like any other, but no request
+/// can name it.
 pub const SESSIONS: &str = include_str!("../../platforms/sessions.toml");
 
-/// The names of the bundled platforms.
+/// Names of the bundled platforms.
 pub fn names() -> impl Iterator<Item = &'static str> {
     DEFINITIONS.iter().map(|(name, _)| *name)
 }
 
-/// The text of the bundled definition `name`.
+/// Returns the text of the bundled definition `name`.
 #[must_use]
 pub fn text(name: &str) -> Option<&'static str> {
     DEFINITIONS.iter().find(|(one, _)| *one == name).map(|(_, text)| *text)
 }
 
-/// Reads a bundled definition.
+/// Parses a bundled definition.
 ///
 /// # Errors
-/// When it is not TOML, which the tests of the registry rule out.
+/// Returns an error if the text is not TOML. The tests of the registry rule that out.
 pub(super) fn parse(text: &str) -> Result<Table, toml::de::Error> {
     text.parse()
 }

@@ -1,43 +1,52 @@
-//! What an edited body says of itself: the type and the time, derived again as ingress derives them.
+//! Derives type and time of an edited event from its body, as ingress does.
 //!
-//! Guarantee: nothing but the body decides; what came from a header stays as it was, since the header is gone. The
-//! event's id and its place in the order of arrival are not looked for: an edited event is still that event.
+//! # Guarantees
+//!
+//! - Type and time come from the edited body only (`type_and_time_are_those_of_the_edited_body`).
+//! - Values that came from a header stay unchanged, since the header is no longer known
+//!   (`header_values_stay_as_they_were`).
+//!
+//! # Design
+//!
+//! The event id and the order of arrival are not derived again: an edited event is still the same
+//! event.
 
 use super::{Locator, PayloadError, Platform};
 use crate::event::{MAX_EVENT_TYPE_BYTES, Millis};
 use crate::json::{self, Document, JsonError, JsonNode, time};
 
-/// What an event is, beside its id and its body.
+/// Derived fields of an event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DerivedFields {
-    /// Its type.
+    /// Type of the event.
     pub event_type: String,
-    /// The provider's time, clamped at arrival, or the time of arrival; as entries carry it, see
-    /// [`crate::event::EventTime`].
+    /// Time of the provider, limited to the arrival, or the time of arrival. It is encoded as in
+    /// entries, see [`crate::event::EventTime`].
     pub occurred_at: Millis,
 }
 
-/// Why an edited body is no event of its platform. Names places, never values.
+/// Reason why an edited body is not an event of its platform. It names places, never values.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EditError {
-    /// Not a JSON document as we take them.
+    /// The body is not an accepted JSON document.
     #[error(transparent)]
     Json(#[from] JsonError),
-    /// It names no type any more.
+    /// The body has no event type.
     #[error("no event type of 1 to {MAX_EVENT_TYPE_BYTES} bytes")]
     Type,
-    /// It says that it belongs to another platform.
+    /// The body names another platform.
     #[error("{0}: names another platform")]
     Platform(String),
-    /// The platform's schema is not met.
+    /// The body does not match the schema of the platform.
     #[error(transparent)]
     Schema(#[from] PayloadError),
 }
 
-/// Reads `body` as an event of `platform` that `was` something before and came at `received_at`.
+/// Derives the fields of an event of `platform` from its edited `body`. `was` holds the fields
+/// before the edit.
 ///
 /// # Errors
-/// When ingress would not take such a body.
+/// Returns an error if ingress would refuse the body.
 pub fn derive(
     platform: &Platform,
     body: &[u8],
@@ -70,7 +79,7 @@ pub fn derive(
 }
 
 impl Platform {
-    /// Returns true if `node` names another platform than this one or its aliases. Null names none.
+    /// Returns true if `node` is neither null nor this platform's name or alias.
     #[must_use]
     pub fn is_other_platform(&self, node: &JsonNode<'_>) -> bool {
         let is_own = |named: &str| {
@@ -80,7 +89,7 @@ impl Platform {
     }
 }
 
-/// The value in the body at `locator`; `None` for null, and for a header.
+/// Returns the value in the body at `locator`, or `None` for null and for a header.
 fn present<'n, 'b>(locator: &Locator, document: &'n Document<'b>) -> Option<&'n JsonNode<'b>> {
     match locator {
         Locator::Body(pointer) => document.find(pointer).filter(|node| !node.is_null()),
@@ -88,7 +97,8 @@ fn present<'n, 'b>(locator: &Locator, document: &'n Document<'b>) -> Option<&'n 
     }
 }
 
-/// Returns true if no place in the body comes before a header, which nobody has any more.
+/// Returns true if the value came from a header: no locator before the header finds a value in the
+/// body.
 fn was_in_a_header(locators: &[Locator], document: &Document<'_>) -> bool {
     let first = locators.iter().find(|locator| {
         matches!(locator, Locator::Header(_)) || present(locator, document).is_some()

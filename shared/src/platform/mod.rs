@@ -1,7 +1,14 @@
-//! A platform is data: how to verify, where id, type, time and session are found, and what each event type does.
+//! Describes platforms as data: verification, the locations of id, type, time and session, and the
+//! effect of each event type.
 //!
-//! Guarantee: a [`Platform`] that exists has passed every check of [`registry`]; nothing after start-up meets an
-//! unknown scheme, column or status. Secrets are references here ([`SecretRef`]); only ingress resolves them.
+//! # Guarantees
+//!
+//! - A [`Platform`] has passed all checks of [`registry`], so no unknown scheme, column or status
+//!   appears after the start (`compile_reports_all_problems_at_once`).
+//!
+//! # Design
+//!
+//! A platform holds references to secrets ([`SecretRef`]). Only ingress resolves them.
 
 pub mod bundled;
 pub mod definition;

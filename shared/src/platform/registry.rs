@@ -1,8 +1,13 @@
-//! All platforms that this process knows, by every name they answer to.
+//! Holds all platforms of this process and finds them by name.
 //!
-//! Guarantee: a registry exists only when every definition in it is sound and no two platforms share a name, so
-//! whatever a path names is one platform or none. The reserved platform is in the list, for those who read queues, and
-//! under no name, for those who take requests.
+//! # Guarantees
+//!
+//! - Every definition in a registry is valid (`platform_in_the_file_requires_its_secrets`,
+//!   `invalid_platform_names_are_refused`).
+//! - No two platforms share a name (`platforms_sharing_a_name_are_refused`).
+//! - The reserved platform is listed for readers of queues, but requests cannot find it by name
+//!   (`reserved_platform_is_first_and_not_found_by_name`).
+//! - The number of platforms is bounded (`platforms_are_bounded`).
 
 mod registered;
 
@@ -23,9 +28,9 @@ use crate::signature::{Keys, Secret};
 
 pub use registered::{NameConflict, platform_name};
 
-/// Longest `PLATFORMS_FILE`, in bytes.
+/// Longest `PLATFORMS_FILE` in bytes.
 const MAX_FILE_BYTES: u64 = 1024 * 1024;
-/// Most platforms; each has streams, metrics and consumers of its own.
+/// Maximum number of platforms. Each has its own streams, metrics and consumers.
 pub const MAX_PLATFORMS: usize = 256;
 
 /// All platforms. Cheap to clone.
@@ -39,14 +44,14 @@ struct RegistryInner {
     entries: Vec<RegistryEntry>,
     by_name: HashMap<PlatformName, usize>,
     file: String,
-    /// What registered definitions start from.
+    /// Base of registered definitions.
     bundled: Arc<Bundled>,
 }
 
 #[derive(Clone)]
 struct RegistryEntry {
     platform: Arc<Platform>,
-    /// Whether the user wrote down what it verifies with, instead of leaving it to the bundled variables.
+    /// Set if the user named the secrets, instead of using the bundled variables.
     own_secrets: bool,
 }
 
@@ -57,19 +62,19 @@ impl fmt::Debug for Registry {
 }
 
 impl Registry {
-    /// The bundled platforms, and those of `platforms_file` over and beside them.
+    /// Loads the bundled platforms and merges `platforms_file` into them.
     ///
     /// # Errors
-    /// Everything that is wrong with the file, at once.
+    /// Returns all problems of the file.
     pub fn load(platforms_file: Option<&Path>) -> Result<Self, Vec<Problem>> {
         sound(Self::read(platforms_file)?)
     }
 
-    /// [`load`](Self::load) and [`resolve`](Self::resolve): what is wrong with one definition does not hide which secrets
-    /// of the others are missing.
+    /// Combines [`load`](Self::load) and [`resolve`](Self::resolve). A problem of one definition
+    /// does not hide the missing secrets of others.
     ///
     /// # Errors
-    /// Everything that is wrong with the file and with the secrets, at once.
+    /// Returns all problems of the file and the secrets.
     pub fn load_resolved(
         platforms_file: Option<&Path>,
         env: &Env,
@@ -92,16 +97,17 @@ impl Registry {
         Self::assemble(&file, table, path.parent())
     }
 
-    /// As [`load`](Self::load), from a file's text. Relative paths of secrets stay as they are.
+    /// Loads the registry like [`load`](Self::load), from the text of a file. Relative paths of
+    /// secrets stay relative.
     ///
     /// # Errors
-    /// Everything that is wrong with it, each with `file` as the place.
+    /// Returns all problems, with `file` as the place.
     pub fn from_text(file: &str, text: &str) -> Result<Self, Vec<Problem>> {
         let table = parse(text).map_err(|reason| vec![Problem::new(file, reason)])?;
         sound(Self::assemble(file, table, None)?)
     }
 
-    /// The definitions that are sound, and what is wrong with the others.
+    /// Assembles the valid definitions and returns the problems of the others.
     fn assemble(
         file: &str,
         table: Table,
@@ -122,30 +128,32 @@ impl Registry {
         Ok((Self { inner: Arc::new(inner) }, problems))
     }
 
-    /// The platform that a path's `name` means: its canonical name or an alias; never the reserved one.
+    /// Returns the platform with this canonical name or alias, but never the reserved one.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&Arc<Platform>> {
         let index = *self.inner.by_name.get(name)?;
         self.inner.entries.get(index).map(|entry| &entry.platform)
     }
 
-    /// The reserved platform on which applications announce sessions.
+    /// Reserved platform on which applications announce sessions.
     #[must_use]
     pub fn sessions(&self) -> &Arc<Platform> {
         &self.inner.sessions
     }
 
-    /// All of them, the reserved one first: announcements are to be read before the events that need them.
+    /// All platforms. The reserved one comes first, so that announcements are read before the
+    /// events that need them.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Platform>> {
         std::iter::once(&self.inner.sessions)
             .chain(self.inner.entries.iter().map(|entry| &entry.platform))
     }
 
-    /// What each enabled platform verifies with. A bundled platform that is not in the file and whose variables are
-    /// not set is left out.
+    /// Resolves the keys of each enabled platform. A bundled platform that is not in the file is
+    /// left out if its variables are not set.
     ///
     /// # Errors
-    /// Every secret that is missing, unreadable, empty or not what the definition says, by reference, never by value.
+    /// Returns every secret that is missing, unreadable, empty or invalid, by reference, never by
+    /// value.
     pub fn resolve(&self, env: &Env) -> Result<HashMap<PlatformName, Keys>, Vec<Problem>> {
         let (mut resolved, mut problems) = (HashMap::new(), Vec::new());
         for entry in self.inner.entries.iter().filter(|entry| entry.platform.enabled) {
@@ -160,19 +168,20 @@ impl Registry {
         if problems.is_empty() { Ok(resolved) } else { Err(problems) }
     }
 
-    /// What one platform verifies with, enabled or not. `None`: a bundled one whose variables are not set.
+    /// Resolves the keys of one platform, enabled or not. Returns `None` for a bundled one whose
+    /// variables are not set.
     ///
     /// # Errors
-    /// As [`resolve`](Self::resolve), of this platform alone.
+    /// Returns the same errors as [`resolve`](Self::resolve), for this platform only.
     pub fn keys(&self, platform: &Platform, env: &Env) -> Result<Option<Keys>, Vec<Problem>> {
         let entry = self.inner.entries.iter().find(|entry| entry.platform.name == platform.name);
         entry.map_or(Ok(None), |entry| self.resolve_one(entry, env))
     }
 
-    /// The tokens that enabled platforms' handshakes are asked with.
+    /// Resolves the verify tokens of the handshakes of enabled platforms.
     ///
     /// # Errors
-    /// Every token that is missing, unreadable or empty, by reference, never by value.
+    /// Returns every token that is missing, unreadable or empty, by reference, never by value.
     pub fn verify_tokens(&self, env: &Env) -> Result<HashMap<PlatformName, Secret>, Vec<Problem>> {
         let (mut tokens, mut problems) = (HashMap::new(), Vec::new());
         for platform in self
@@ -217,7 +226,7 @@ fn sound((registry, problems): (Registry, Vec<Problem>)) -> Result<Registry, Vec
     if problems.is_empty() { Ok(registry) } else { Err(problems) }
 }
 
-/// The table that the file at `path` holds.
+/// Reads the TOML file at `path`.
 pub(crate) fn read(path: &Path) -> Result<Table, String> {
     let file = std::fs::File::open(path).map_err(|error| format!("cannot be opened: {error}"))?;
     let mut text = String::new();
@@ -230,7 +239,8 @@ pub(crate) fn read(path: &Path) -> Result<Table, String> {
     parse(&text)
 }
 
-/// Only the line and what was expected: the text around it may be a secret that somebody wrote down inline.
+/// Parses TOML. The error has only the line and the reason, since the text around it may be an
+/// inline secret.
 fn parse(text: &str) -> Result<Table, String> {
     text.parse().map_err(|error: toml::de::Error| {
         let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
@@ -239,7 +249,7 @@ fn parse(text: &str) -> Result<Table, String> {
     })
 }
 
-/// The bundled definitions, with their own presets applied.
+/// Bundled definitions, merged with their own presets.
 struct Bundled(Vec<(&'static str, Table)>);
 
 impl Bundled {
@@ -265,7 +275,7 @@ impl Bundled {
         self.0.iter().find(|(one, _)| *one == name).map(|(_, table)| table)
     }
 
-    /// The user's words over what they start from.
+    /// Merges the user's definition into its own bundled definition or its preset.
     fn laid(&self, name: &str, key: &str, table: Table, report: &ProblemReport) -> Option<Table> {
         let own = self.get(name);
         let preset = match table.get("preset") {
@@ -292,7 +302,7 @@ struct Loader<'a> {
 }
 
 impl Loader<'_> {
-    /// What the user's file says.
+    /// Adds the platforms of the user's file.
     fn user(&mut self, mut table: Table) {
         let platforms = match table.remove("platforms") {
             None => Table::new(),
@@ -301,7 +311,7 @@ impl Loader<'_> {
                 return self.report.add("platforms", "must be tables such as [platforms.acme]");
             }
         };
-        // Destinations are read by `outbound::config`.
+        // `outbound::config` reads the destinations.
         table.remove("destinations");
         for key in table.keys() {
             self.report.add(&child("", key), "unknown key; known here: platforms, destinations");
@@ -325,7 +335,8 @@ impl Loader<'_> {
         };
         let own_secrets = ["secrets", "credentials"].iter().any(|kind| table.contains_key(*kind));
         let Some(table) = self.bundled.laid(name, &key, table, self.report) else { return };
-        // A bad name is a problem already; whatever else is wrong with the definition shall be seen too.
+        // An invalid name is already reported. The stand-in lets the rest of the definition be
+        // checked too.
         let name = parsed.or_else(|()| PlatformName::new("unnamed"));
         let Ok(name) = name else { return };
         let definition =
@@ -335,7 +346,7 @@ impl Loader<'_> {
         }
     }
 
-    /// The bundled platforms that the user's file does not name.
+    /// Adds the bundled platforms that the user's file does not name.
     fn rest(&mut self) {
         let named: Vec<_> = self.entries.iter().map(|entry| entry.platform.name.clone()).collect();
         for (name, table) in &self.bundled.0 {
@@ -388,7 +399,7 @@ fn by_name(entries: &[RegistryEntry], report: &ProblemReport) -> HashMap<Platfor
                 continue;
             };
             let Some(other) = entries.get(other).map(|entry| &entry.platform) else { continue };
-            // Named after whichever of the two the user can change.
+            // The problem names the platform that the user can change.
             let (mine, theirs) = if platform.source == PlatformSource::File {
                 (platform, other)
             } else {

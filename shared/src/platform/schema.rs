@@ -1,7 +1,11 @@
-//! What a platform's bodies must look like, as JSON Schema, compiled once at start.
+//! Checks bodies against JSON Schemas, which are compiled once at start.
 //!
-//! Guarantee: a refusal names where in the body a rule of the schema is broken and which one, never a value of the
-//! body. References to other documents are refused at start, and patterns run in linear time.
+//! # Guarantees
+//!
+//! - An error names the place in the body and the broken rule, never a value
+//!   (`schema_error_holds_no_value_of_the_body`).
+//! - References to other documents are refused at start, and patterns run in linear time
+//!   (`invalid_schemas_are_refused`).
 
 use std::collections::HashMap;
 use std::fmt;
@@ -11,26 +15,26 @@ use jsonschema::{PatternOptions, ValidationError, Validator};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-/// Longest path that a refusal names, in bytes: its segments come from the body.
+/// Longest path in an error, in bytes. Its segments come from the body.
 const MAX_PATH_BYTES: usize = 200;
 
-/// A body that a schema refuses.
+/// Error of a body that does not match its schema.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PayloadError {
-    /// Not JSON, or a number beyond what a schema can judge.
+    /// The body is not JSON.
     #[error("the body is not JSON")]
     NotJson,
-    /// A rule of the schema is broken.
+    /// The body violates a rule of the schema.
     #[error("{path}: {rule}")]
     Violated {
-        /// JSON pointer of the value (of the missing one, where one is missing); `/` for the whole body.
+        /// JSON pointer of the value or of the missing one. `/` stands for the whole body.
         path: String,
-        /// The rule, in the schema's words.
+        /// The rule in the terms of the schema.
         rule: String,
     },
 }
 
-/// A platform's compiled schemas: one for every body, and more by event type.
+/// Compiled schemas of a platform: one for all bodies, and others by event type.
 #[derive(Clone, Default)]
 pub struct Schemas {
     all: Option<Validator>,
@@ -49,23 +53,24 @@ impl fmt::Debug for Schemas {
 }
 
 impl Schemas {
-    /// Puts compiled schemas together: `all` for every body, `by_type` besides for bodies of that event type.
+    /// Combines compiled schemas: `all` for every body, and `by_type` for bodies of that event
+    /// type.
     #[must_use]
     pub(super) fn new(all: Option<Validator>, by_type: HashMap<String, Validator>) -> Self {
         Self { all, by_type }
     }
 
-    /// Whether every body passes, so that callers need not even parse it.
+    /// Returns true if every body passes, so that callers need not parse it.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.all.is_none() && self.by_type.is_empty()
     }
 
-    /// Checks a body against the platform's schema, then against that of its event type. Costs nothing where there is
-    /// neither.
+    /// Checks a body against the schema of the platform and that of its event type. Without schemas
+    /// the body is not parsed.
     ///
     /// # Errors
-    /// The first rule that is broken, or a body that is not JSON.
+    /// Returns the first violation, or an error if the body is not JSON.
     pub fn check(&self, event_type: &str, body: &[u8]) -> Result<(), PayloadError> {
         let typed = self.by_type.get(event_type);
         if self.all.is_none() && typed.is_none() {
@@ -73,7 +78,7 @@ impl Schemas {
         }
         let body: Value = match serde_json::from_slice(body) {
             Ok(body) => body,
-            // JSON, but with a number that this form cannot hold: nothing for a provider to mend.
+            // Valid JSON with a number that does not fit. The provider cannot correct that.
             Err(_) if serde_json::from_slice::<&RawValue>(body).is_ok() => return Ok(()),
             Err(_) => return Err(PayloadError::NotJson),
         };
@@ -84,7 +89,7 @@ impl Schemas {
     }
 }
 
-/// Compiles a schema; the reason for a refusal speaks of the schema only.
+/// Compiles a schema. An error describes only the schema.
 pub(super) fn compile(schema: &Value) -> Result<Validator, String> {
     jsonschema::options()
         .offline()

@@ -1,11 +1,17 @@
-//! From a reference to the secret itself; only ingress does this.
+//! Resolves references to secrets. Only ingress does this.
 //!
-//! Guarantee: a platform that the operator named either has everything that its definition refers to, or start-up says
-//! what is missing. A bundled platform that nobody named and whose variables are not set is simply not configured.
-//! No problem and no warning holds a secret.
+//! # Guarantees
 //!
-//! A secret that was pasted with white space or quotation marks around it verifies with and without
-//! them: the sender may have either form. A warning names it.
+//! - A platform that the operator named has all of its secrets, or the start fails with the missing
+//!   ones (`platform_in_the_file_requires_its_secrets`).
+//! - A bundled platform that the operator did not name is not configured if its variables are not
+//!   set (`bundled_platform_is_enabled_by_its_variable_alone`).
+//! - No problem and no warning holds a secret (`secret_debug_output_is_redacted`).
+//!
+//! # Design
+//!
+//! White space or quotation marks may have been pasted around a secret. It verifies with and
+//! without them, since the sender may have either form. A warning names the secret.
 
 use super::types::{CredentialRef, Handshake, Platform, SecretRef, SecretRefs};
 use crate::config::{self, Env, Problem, SecretText};
@@ -20,18 +26,18 @@ impl std::fmt::Display for SecretRef {
     }
 }
 
-/// Which references must resolve.
+/// References that must resolve.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SecretRequirement {
-    /// All of them: the operator wrote them down.
+    /// All of them. The operator named them.
     All,
-    /// At least one: the operator named the platform, the references are its bundled ones.
+    /// At least one. The operator named the platform, but the references are bundled.
     Any,
-    /// As many as there are.
+    /// None.
     Optional,
 }
 
-/// Resolves what `platform` verifies with. `Ok(None)`: nothing there, and nothing needed.
+/// Resolves the keys of `platform`. Returns `Ok(None)` if there are none and none are required.
 pub(super) fn resolve(
     platform: &Platform,
     need: SecretRequirement,
@@ -61,7 +67,7 @@ pub(super) fn resolve(
     Ok(Some(keys).filter(|keys| !keys.is_empty()))
 }
 
-/// Resolves the token of `platform`'s handshake. `Ok(None)`: its handshake takes none.
+/// Resolves the token of `platform`'s handshake. Returns `Ok(None)` if the handshake has none.
 pub(super) fn verify_token(
     platform: &Platform,
     env: &Env,
@@ -131,7 +137,7 @@ impl SecretLookup<'_> {
         secrets.map_err(|reason| self.problem(format!("{reference} {reason}"))).unwrap_or_default()
     }
 
-    /// `None` after a problem, `Some(None)` where a variable is not set.
+    /// Returns `None` after a problem, and `Some(None)` if a variable is not set.
     fn text(&mut self, reference: &SecretRef) -> Option<Option<SecretText>> {
         match reference {
             SecretRef::Env(name) => {
@@ -155,7 +161,7 @@ impl SecretLookup<'_> {
         }
     }
 
-    /// Warns of what surrounds `text`, which is from `from`.
+    /// Warns if white space or quotation marks surround `text`, which was read from `from`.
     fn remarked(&self, text: SecretText, from: &str) -> SecretText {
         if let Some(remark) = text.remark().filter(|_| !text.is_empty()) {
             self.env

@@ -1,4 +1,4 @@
-//! The compiled form of a platform definition: closed enums and checked names, ready to be used without looking back.
+//! Defines the compiled form of a platform definition: closed enums and checked names.
 
 mod column;
 mod effect;
@@ -19,35 +19,35 @@ pub use name::{NameError, PlatformName};
 use super::Schemas;
 use crate::signature::Scheme;
 
-/// A reference to a secret; never the secret itself, so it may be printed.
+/// Reference to a secret. It holds no secret, so it may be printed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SecretRef {
-    /// `env:NAME` (the variable, or the file that `NAME_FILE` names).
+    /// `env:NAME`: the variable, or the file that `NAME_FILE` names.
     Env(String),
     /// `file:/path`.
     File(String),
 }
 
-/// A LiveKit-style key pair by reference.
+/// References to a LiveKit-style key pair.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CredentialRef {
-    /// The API key (the JWT's issuer).
+    /// API key, which is the issuer of the JWT.
     pub key: SecretRef,
-    /// The API secret.
+    /// API secret.
     pub secret: SecretRef,
 }
 
-/// What a platform verifies with, by reference.
+/// References to the secrets of a platform.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SecretRefs {
     /// Any of them verifies.
     Secrets(Vec<SecretRef>),
-    /// Any of them verifies; the token's issuer chooses.
+    /// Any of them verifies. The issuer of the token selects one.
     Credentials(Vec<CredentialRef>),
 }
 
 impl SecretRefs {
-    /// Whether there is nothing to verify with (`E_WEBHOOK_CONFIG_MISSING`).
+    /// Returns true if there are no references (`E_WEBHOOK_CONFIG_MISSING`).
     #[must_use]
     pub fn is_empty(&self) -> bool {
         match self {
@@ -57,44 +57,45 @@ impl SecretRefs {
     }
 }
 
-/// The platform's limit across all ingress replicas.
+/// Rate limit of a platform across all ingress replicas.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RateLimit {
-    /// Accepted events per minute, at least 1. `None`: no limit (only the reserved platform `sessions`).
+    /// Accepted events per minute, at least 1. `None`: no limit, which only the reserved platform
+    /// `sessions` has.
     pub per_minute: Option<u32>,
-    /// Events that may come at once, at least 1.
+    /// Largest burst of events, at least 1.
     pub burst: u32,
 }
 
-/// What to do with an event whose session does not exist.
+/// Policy for an event whose session does not exist.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MissingSession {
-    /// Create it.
+    /// Create the session.
     Create,
-    /// Wait for it, then dead-letter `session_not_found`.
+    /// Retry until it exists, then dead-letter as `session_not_found`.
     Retry,
 }
 
-/// Which sessions a platform may touch.
+/// Sessions that a platform may change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SessionScope {
     /// Only those that it created.
     Own,
-    /// The common room namespace of announced sessions.
+    /// Sessions with announced room ids, shared by all such platforms.
     Shared,
 }
 
-/// Fate of a verified request that is no usable event: no JSON, without a type, or against the
-/// schema.
+/// Policy for a verified request that is no usable event: invalid JSON, no type, or a schema
+/// violation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InvalidRequestPolicy {
-    /// Accepted and kept as a dead letter, for senders that never retry after a 4xx.
+    /// Accept it as a dead letter, for senders that never retry after a 4xx.
     Keep,
-    /// Refused with 400.
+    /// Refuse it with 400.
     Refuse,
 }
 
-/// Where a definition came from.
+/// Source of a definition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PlatformSource {
     /// Compiled in, unchanged.
@@ -107,28 +108,28 @@ pub enum PlatformSource {
     Reserved,
 }
 
-/// A provider's question, which is answered at once and is no event.
+/// Probe of a provider, which is answered at once and is not an event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Handshake {
-    /// `twitch`: a challenge is sent back as it came; a revocation is noted.
+    /// `twitch`: returns the challenge, and records a revocation.
     Twitch,
-    /// `zoom`: a token is sent back beside its HMAC.
+    /// `zoom`: returns the token with its HMAC.
     Zoom,
-    /// `echo`: the challenge of a `url_verification` is sent back as it came.
+    /// `echo`: returns the challenge of a `url_verification`.
     Echo,
-    /// `websub`: a hub asks by GET whether a subscription is meant.
+    /// `websub`: answers a hub that asks by GET whether a subscription is intended.
     WebSub {
-        /// The topics that are.
+        /// Intended topics.
         topics: HashSet<String>,
     },
-    /// `meta`: a dashboard asks by GET, with a token that the operator has typed into it.
+    /// `meta`: answers a GET with the token that the operator typed into the dashboard.
     Meta {
         /// Reference to the token.
         verify_token: SecretRef,
     },
 }
 
-/// How long a request may wait for what becomes of its event.
+/// Longest time for which a request may wait for the result of its event.
 pub const MAX_RESULT_WAIT: Duration = Duration::from_secs(30);
 
 /// A checked platform definition.
@@ -136,47 +137,47 @@ pub const MAX_RESULT_WAIT: Duration = Duration::from_secs(30);
 pub struct Platform {
     /// Canonical name.
     pub name: PlatformName,
-    /// Other names in the path.
+    /// Other names in paths.
     pub aliases: Vec<PlatformName>,
-    /// What log lines call it.
+    /// Name in log lines.
     pub label: PlatformName,
-    /// Where it came from.
+    /// Source of the definition.
     pub source: PlatformSource,
-    /// `false`: refused with 403.
+    /// If false, requests are refused with 403.
     pub enabled: bool,
-    /// `true`: accepted and kept, not processed.
+    /// If true, events are accepted and kept, but not processed.
     pub paused: bool,
-    /// How requests prove themselves.
+    /// Signature scheme of requests.
     pub scheme: Scheme,
-    /// What they are verified with.
+    /// References to the secrets.
     pub secrets: SecretRefs,
-    /// The limit.
+    /// Rate limit.
     pub rate_limit: RateLimit,
-    /// Limits per event type and minute, inside `rate_limit`.
+    /// Limits per event type and minute, within `rate_limit`.
     pub limits: HashMap<String, u32>,
-    /// Types to queue; `None`: all.
+    /// Accepted event types. `None`: all.
     pub event_types: Option<HashSet<String>>,
-    /// Status of "accepted", 2xx.
+    /// Status of an accepted request, 2xx.
     pub ack_status: u16,
-    /// Status instead of 429 and 408.
+    /// Status that replaces 429 and 408.
     pub busy_status: Option<u16>,
     /// See [`InvalidRequestPolicy`].
     pub invalid: InvalidRequestPolicy,
-    /// How long duplicates are remembered in Redis; `None`: `DEDUP_TTL_HOURS`.
+    /// Time for which duplicates are remembered in Redis. `None`: `DEDUP_TTL_HOURS`.
     pub dedup_ttl: Option<Duration>,
-    /// How long a request waits for its event's result unless it says otherwise, at most [`MAX_RESULT_WAIT`]; `None`: not
-    /// at all.
+    /// Time for which a request waits for its result by default, at most [`MAX_RESULT_WAIT`].
+    /// `None`: it does not wait.
     pub wait: Option<Duration>,
     /// See [`MissingSession`].
     pub missing_session: MissingSession,
     /// See [`SessionScope`].
     pub session_scope: SessionScope,
-    /// What the provider may ask.
+    /// Probes that the provider sends.
     pub handshake: Option<Handshake>,
-    /// Where an event's parts are.
+    /// Locations of the parts of an event.
     pub event: EventSpec,
-    /// What bodies must look like.
+    /// Schemas of bodies.
     pub schemas: Schemas,
-    /// By event type; others do [`Effect::Log`].
+    /// Effects by event type. Other types have [`Effect::Log`].
     pub effects: HashMap<String, EffectSpec>,
 }

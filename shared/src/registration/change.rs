@@ -1,8 +1,13 @@
-//! Changing what is registered.
+//! Registers, updates, drains, removes and pauses platforms.
 //!
-//! Guarantee: a change is decided on what stands in Redis and made only if that still stands there, so that two operators
-//! at two replicas overwrite nothing of each other unseen. Once a change is answered, Redis has it and this process
-//! knows it. Rotation leaves no gap: the new secret is valid at once, and the old ones until they expire.
+//! # Guarantees
+//!
+//! - A change is made only if Redis still holds the state that it was decided on, so concurrent
+//!   changes do not overwrite each other (`registration_change_needs_the_version_it_was_based_on`).
+//! - After a change returns, Redis holds it and this process knows it
+//!   (`registration_is_known_here_at_once_and_elsewhere_soon`).
+//! - A rotation leaves no gap: the new secret is valid at once, and old ones until they expire
+//!   (`old_secret_stays_valid_for_its_lifetime`).
 
 use std::sync::Arc;
 
@@ -16,50 +21,52 @@ use crate::platform::PlatformName;
 use crate::platform::registry::NameConflict;
 use crate::queue::{CallError, ChangeOutcome, RegistrationChange};
 
-/// Most secrets of a platform at a time.
+/// Maximum number of valid secrets of a platform.
 const MAX_SECRETS: usize = 16;
-/// How often a change is decided anew because somebody else changed something meanwhile.
+/// Maximum number of attempts at a change, if others change registrations at the same time.
 const MAX_CHANGE_ATTEMPTS: usize = 10;
 
-/// Why a change was not made.
+/// Reason why a change was not made.
 #[derive(Debug, thiserror::Error)]
 pub enum RegistrationError {
-    /// Secrets can neither be sealed nor kept in plain text here.
+    /// Secrets can neither be sealed nor stored in plain text.
     #[error(
         "Platforms cannot be registered: neither SECRETS_KEY nor ALLOW_PLAINTEXT_SECRETS is set"
     )]
     NoKey,
-    /// The names are taken, or there are too many platforms.
+    /// A name is taken, or there are too many platforms.
     #[error("Platform cannot be registered: {0}")]
     NameConflict(#[from] NameConflict),
-    /// A later release registered it; this one would spoil what it does not know.
+    /// A newer version registered the platform. This version would lose what it does not know.
     #[error("Platform was registered by a later version, and can be changed by one only")]
     NewerVersion,
-    /// So many secrets are valid already.
+    /// There are too many valid secrets.
     #[error(
         "Platform has {MAX_SECRETS} valid secrets; register with an old_secret_expires_in of 0s to end them"
     )]
     Secrets,
-    /// There is no room for more.
+    /// There are too many records.
     #[error("Too many platforms are registered or paused")]
     Full,
-    /// Nothing of this name is registered.
+    /// There is no registration of this name.
     #[error("No such registered platform")]
     Unknown,
-    /// Others changed something all the time. Nothing was changed.
+    /// Others changed registrations during every attempt. Nothing was changed.
     #[error("Too many changes at a time")]
     Contended,
-    /// Redis did not answer; see [`CallError`] for whether the change may have been made.
+    /// Redis did not answer. [`CallError`] tells whether the change may have been made.
     #[error("Redis did not answer")]
     Redis(#[from] CallError),
 }
 
 impl RegistrationStore {
-    /// Registers a platform, or updates it: its definition is replaced whole, and the secrets before this one stay valid
-    /// for as long as it says. One that is being removed is registered anew; its old secrets stay gone.
+    /// Registers or updates a platform. The definition is replaced as a whole, and old secrets stay
+    /// valid for the requested time. A platform that is being removed is registered as new, without
+    /// its old secrets.
     ///
     /// # Errors
-    /// Why not. After [`CallError::Unknown`] it may have been registered; registering it again is safe.
+    /// Returns the reason why nothing was changed. After [`CallError::Unknown`] the platform may
+    /// have been registered. It is safe to register it again.
     pub async fn register(
         &self,
         registration: &Registration,
@@ -85,12 +92,14 @@ impl RegistrationStore {
         })
     }
 
-    /// Begins to remove a registered platform: its secrets are gone at once, what it has queued is worked off first. One
-    /// that is being removed already stays so. Where it has a `url` the newest secret stays until what waits for that
-    /// destination is delivered: it verifies nothing any more, and signs.
+    /// Starts to remove a registered platform. Its secrets are revoked at once, and its queued
+    /// events are still processed. Does nothing if the removal has started already.
+    ///
+    /// If it has a `url`, the newest secret is kept to sign pending deliveries. It verifies no
+    /// requests.
     ///
     /// # Errors
-    /// Why not.
+    /// Returns the reason why nothing was changed.
     pub async fn drain(&self, name: &PlatformName) -> Result<Arc<Snapshot>, RegistrationError> {
         self.change(|snapshot, now| {
             let record = snapshot.records.get(name).ok_or_else(|| not_found(snapshot, name))?;
@@ -106,11 +115,11 @@ impl RegistrationStore {
         .await
     }
 
-    /// Removes the record of a platform that began to drain before `since`; `false`: there is none such. Whoever calls
-    /// this has seen that nothing of it is queued.
+    /// Removes the record of a platform that started to drain before `since`. Returns false if
+    /// there is none. The caller has checked that nothing of it is queued.
     ///
     /// # Errors
-    /// Why not.
+    /// Returns the reason why nothing was changed.
     pub async fn remove_drained(
         &self,
         name: &PlatformName,
@@ -136,10 +145,10 @@ impl RegistrationStore {
         Ok(removed)
     }
 
-    /// Pauses or resumes any platform, whatever its definition says.
+    /// Pauses or resumes a platform. This overrides its definition.
     ///
     /// # Errors
-    /// Why not.
+    /// Returns the reason why nothing was changed.
     pub async fn pause(
         &self,
         name: &PlatformName,
@@ -156,7 +165,8 @@ impl RegistrationStore {
         .await
     }
 
-    /// Makes the changes that `decide` finds right for what stands in Redis; none: nothing is to be changed.
+    /// Makes the changes that `decide` returns for the current snapshot. An empty list changes
+    /// nothing.
     async fn change(
         &self,
         mut decide: impl FnMut(&Snapshot, Millis) -> Result<Vec<RegistrationChange>, RegistrationError>,
@@ -168,7 +178,7 @@ impl RegistrationStore {
                 return Ok(snapshot);
             }
             match self.queue().change_registrations(snapshot.version.as_deref(), &changes).await? {
-                // It is made; what is unknown is only what it looks like from here.
+                // The change is made. Only the resulting snapshot is unknown.
                 ChangeOutcome::Done(_) => {
                     return self
                         .refresh()
@@ -191,7 +201,7 @@ fn not_found(snapshot: &Snapshot, name: &PlatformName) -> RegistrationError {
     }
 }
 
-/// The record of `registration` over the one `before`.
+/// Creates the record of `registration`, which replaces `before`.
 fn updated_record(
     registration: &Registration,
     before: Option<&RegistrationRecord>,
@@ -221,7 +231,7 @@ fn updated_record(
     })
 }
 
-/// What becomes of a secret that was valid before; `None`: it is of no more use.
+/// Returns a previous secret with its new expiry, or `None` if it is of no more use.
 fn keep_until_expiry(
     registration: &Registration,
     old: &StoredSecret,
@@ -241,9 +251,9 @@ fn keep_until_expiry(
         {
             None
         }
-        // Sealed anew, so that registering again is how a new SECRETS_KEY comes into use.
+        // The secret is sealed again, so that a new registration applies a new SECRETS_KEY.
         Ok(opened) => sealer.seal(&platform.name, &opened, Some(until)),
-        // Perhaps another process can open it.
+        // Another process may be able to open it.
         Err(_) => Some(StoredSecret { expires_at_ms: Some(until), ..old.clone() }),
     }
 }

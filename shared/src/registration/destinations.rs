@@ -1,7 +1,10 @@
-//! Where registered platforms have their processed events sent.
+//! Lists the destinations of registered platforms.
 //!
-//! Guarantee: every registration with a `url` has its destination, also in a process that cannot open its secret: there
-//! deliveries are kept and nothing is sent, since nobody could verify it.
+//! # Guarantees
+//!
+//! - Every registration with a `url` has its destination, even in a process that cannot open its
+//!   secret. There, deliveries stay queued, since nobody could verify them
+//!   (`deliveries_of_a_registration_are_not_sent_by_the_list`).
 
 use secrecy::SecretString;
 
@@ -12,8 +15,8 @@ use crate::outbound::config::{DestinationDefaults, destination_url, signing_key}
 use crate::outbound::{Destination, PreviousSecret};
 
 impl Snapshot {
-    /// The destinations of registered platforms, those included that are being removed: what they have queued is still
-    /// processed.
+    /// Returns the destinations of registered platforms. Platforms that are being removed are
+    /// included, since their queued events are still processed.
     #[must_use]
     pub fn destinations(
         &self,
@@ -34,7 +37,8 @@ impl Snapshot {
             let newest = record.secrets.first().and_then(open);
             let secret_unreadable = newest.is_none();
             let secret = newest.map_or_else(SecretString::default, |one| one.secret);
-            // One that this process cannot open adds no signature; the newest is what matters.
+            // A previous secret that this process cannot open adds no signature. Only the newest
+            // secret is required.
             let previous_secrets = record.secrets.iter().skip(1).filter_map(open).collect();
             match defaults.registered(name, url, secret) {
                 Ok(destination) => {

@@ -1,11 +1,17 @@
-//! Platforms that are registered while the system runs.
+//! Manages platforms that are registered while the system runs.
 //!
-//! Guarantee: what is registered is in Redis before it is answered for, is known to every process within a second and
-//! after restarts, and never shows its secret: that is sealed in Redis ([`Sealer`]), and neither a log line nor an error
-//! holds it. Whatever stands in Redis, no process stops over it: a record that this process cannot use (of a later
-//! version, unsound, sealed with another key) is set aside, told and counted, and the others stand.
+//! # Guarantees
 //!
-//! [`RegistrationStore`] is how a process knows of registrations and changes them; [`Snapshot`] is what it knows.
+//! - A registration is in Redis before the request is answered. Every process knows it within two
+//!   seconds, and after restarts (`registered_platform_is_known_everywhere_in_two_seconds`,
+//!   `registration_is_encrypted_and_survives_restarts`).
+//! - Secrets are sealed in Redis ([`Sealer`]) and appear in no log line and no error
+//!   (`sealed_secret_opens_again_and_shows_nothing`).
+//! - An unusable record stops no process and affects no other platform. It is logged and counted
+//!   (`unusable_records_are_listed_and_the_others_load`).
+//!
+//! A process reads and changes registrations through [`RegistrationStore`]. A [`Snapshot`] is the
+//! state that it knows.
 
 mod change;
 mod destinations;

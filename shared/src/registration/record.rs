@@ -1,7 +1,12 @@
-//! A registration as it stands in Redis.
+//! Defines the record of a registration in Redis.
 //!
-//! Guarantee: what this version does not know of a record survives being changed by it; a record of a later version is
-//! told apart before anything else of it is looked at. No secret can be printed.
+//! # Guarantees
+//!
+//! - Members that this version does not know survive a change (`record_keeps_unknown_members`).
+//! - A record of a newer version is recognised before the rest of it is read
+//!   (`newer_version_is_distinguished_from_malformed`).
+//!
+//! Debug output holds no secret.
 
 use std::fmt;
 
@@ -13,10 +18,10 @@ use zeroize::Zeroizing;
 use crate::config::SecretText;
 use crate::event::Millis;
 
-/// The version that is written.
+/// Version that is written.
 pub(super) const VERSION: u64 = 1;
 
-/// What a platform's requests are verified with.
+/// Secret that verifies the requests of a platform.
 #[derive(Clone, Deserialize)]
 #[serde(from = "SecretFields<String>")]
 pub struct SigningSecret {
@@ -45,7 +50,7 @@ impl Serialize for SigningSecret {
 }
 
 impl SigningSecret {
-    /// A secret, with its API key where the scheme has one.
+    /// Creates a secret, with its API key if the scheme has one.
     #[must_use]
     pub fn new(secret: &str, key: Option<&str>) -> Self {
         Self { key: key.map(str::to_owned), secret: Zeroizing::new(secret.to_owned()) }
@@ -55,7 +60,7 @@ impl SigningSecret {
         self.key.as_deref()
     }
 
-    /// The secret as it was given, and without what was pasted along with it.
+    /// The secret as given, and without what was pasted around it.
     pub(super) fn text(&self) -> SecretText {
         SecretText::new(self.secret.as_str())
     }
@@ -85,71 +90,71 @@ impl fmt::Debug for SigningSecret {
     }
 }
 
-/// A secret in Redis: sealed, or plain where that is allowed.
+/// A secret in Redis: sealed, or in plain text if that is allowed.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub struct StoredSecret {
-    /// Base64 of a nonce and a [`SigningSecret`], sealed.
+    /// Base64 of a nonce and a sealed [`SigningSecret`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) sealed: Option<String>,
-    /// It itself.
+    /// The secret in plain text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) plain: Option<SigningSecret>,
-    /// From when on it verifies nothing any more, by Redis's clock; `None`: it stays.
+    /// Expiry by Redis's clock. `None`: it does not expire.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at_ms: Option<Millis>,
-    /// What a later version knows of it.
+    /// Members that only newer versions know.
     #[serde(flatten)]
     pub(super) more: Map<String, Value>,
 }
 
 impl StoredSecret {
-    /// Whether it verifies nothing any more at `now`.
+    /// Returns true if the secret has expired at `now`.
     #[must_use]
     pub fn is_expired(&self, now: Millis) -> bool {
         self.expires_at_ms.is_some_and(|at| at <= now)
     }
 }
 
-/// What is to become of a registered platform.
+/// State of a registered platform.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RegistrationState {
-    /// It takes webhooks.
+    /// Accepts webhooks.
     Active,
-    /// It takes none any more; what it has queued is worked off, and then it goes.
+    /// Accepts no more webhooks, and is removed once its queued events are processed.
     Draining,
 }
 
-/// A registration.
+/// Record of a registered platform.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct RegistrationRecord {
-    /// The form's version.
+    /// Version of the format.
     pub v: u64,
-    /// The definition as it was registered, without what it verifies with.
+    /// Definition as registered, without secrets.
     pub definition: Map<String, Value>,
-    /// What it verifies with, newest first.
+    /// Secrets, newest first.
     pub secrets: Vec<StoredSecret>,
-    /// Where its processed events go.
+    /// URL that receives the processed events.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
     /// See [`RegistrationState`].
     pub state: RegistrationState,
-    /// When draining began, by Redis's clock.
+    /// Start of the removal, by Redis's clock.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub draining_since: Option<Millis>,
-    /// When it was registered first, by Redis's clock.
+    /// Time of the first registration, by Redis's clock.
     pub registered_at: Millis,
-    /// When it was changed last, by Redis's clock.
+    /// Time of the last change, by Redis's clock.
     pub updated_at: Millis,
-    /// What a later release of this version knows of it.
+    /// Members that only newer releases know.
     #[serde(flatten)]
     pub(super) more: Map<String, Value>,
 }
 
-/// Why a record cannot be read.
+/// Reason why a record cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum RegistrationRecordError {
-    /// Written by a later version.
+    /// A newer version wrote it.
     #[error("its version is {0}; this process knows {VERSION}")]
     NewerVersion(u64),
     /// Not a record.
@@ -158,7 +163,7 @@ pub(super) enum RegistrationRecordError {
 }
 
 impl RegistrationRecord {
-    /// Reads what stands in Redis.
+    /// Parses a record from Redis.
     pub(super) fn parse(raw: &[u8]) -> Result<Self, RegistrationRecordError> {
         #[derive(Deserialize)]
         struct RecordVersion {
@@ -172,18 +177,19 @@ impl RegistrationRecord {
         serde_json::from_slice(raw).map_err(|_| RegistrationRecordError::Malformed)
     }
 
-    /// Whether it has a destination that can be sent to, also while it is being removed.
+    /// Returns true if the registration has a destination that deliveries can be sent to, also
+    /// during its removal.
     #[must_use]
     pub fn has_destination(&self) -> bool {
         self.url.is_some() && !self.secrets.is_empty()
     }
 
-    /// What is to stand in Redis.
+    /// Serializes the record for Redis.
     pub(super) fn to_json(&self) -> Vec<u8> {
         serde_json::to_vec(self).unwrap_or_default()
     }
 
-    /// The aliases that an unusable record may have claimed.
+    /// Returns the aliases that an unusable record may have claimed.
     pub(super) fn aliases_of(raw: &[u8]) -> Vec<String> {
         let Ok(record) = serde_json::from_slice::<Value>(raw) else { return Vec::new() };
         let list = |value: &Value| match value {

@@ -1,7 +1,11 @@
-//! What an operator sends to register a platform.
+//! Parses the request that registers a platform.
 //!
-//! Guarantee: a [`Registration`] has passed every check that needs no look at what else is registered, with all problems
-//! named at once, by key and never by value; its definition holds the secret nowhere.
+//! # Guarantees
+//!
+//! - A [`Registration`] has passed every check that does not depend on other registrations. All
+//!   problems are reported at once (`request_reports_all_problems_at_once`).
+//! - Problems name keys, never values.
+//! - Its definition does not contain the secret (`secret_repeated_in_the_definition_is_refused`).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,38 +22,40 @@ use crate::platform::definition::syntax::duration;
 use crate::platform::registry::{Registry, platform_name};
 use crate::platform::{Platform, PlatformName};
 
-/// Longest request, in bytes.
+/// Longest request in bytes.
 pub const MAX_REQUEST_BYTES: usize = 64 * 1024;
-/// Longest secret, in bytes.
+/// Longest secret in bytes.
 pub const MAX_SECRET_BYTES: usize = 4096;
-/// Longest API key, in bytes.
+/// Longest API key in bytes.
 const MAX_KEY_BYTES: usize = 256;
-/// How long an old secret stays valid beside the new one where nothing is said.
+/// Time for which old secrets stay valid by default.
 const DEFAULT_OLD_SECRET_LIFETIME: Duration = Duration::from_secs(24 * 3600);
-/// Secrets that are at least this long are looked for in the definition.
+/// Minimum length of a secret that is searched for in the definition. A shorter one may be an
+/// ordinary word.
 const MIN_SEARCHED_BYTES: usize = 8;
 
-/// A platform that is to be registered.
+/// A platform to register.
 #[derive(Clone, Debug)]
 pub struct Registration {
-    /// Its definition, checked.
+    /// The checked definition.
     pub platform: Arc<Platform>,
-    /// What it is verified with.
+    /// Secret that verifies its requests.
     pub(super) signing_secret: SigningSecret,
-    /// The definition's own words.
+    /// Definition as it was sent.
     pub(super) definition: Map<String, Value>,
-    /// How long the secrets before this one stay valid.
+    /// Time for which the previous secrets stay valid.
     pub(super) old_secret_lifetime: Duration,
-    /// Where its processed events go.
+    /// URL that receives the processed events.
     pub(super) url: Option<String>,
 }
 
 impl Registration {
-    /// Reads `body`, a JSON object: `platform`, `secret`, `key` (where the scheme is `livekit-jwt`: the API key),
-    /// `old_secret_expires_in`, `url` (where its processed events go), and any key of a definition.
+    /// Parses `body`, a JSON object. Its members are `platform`, `secret`, `key` (the API key of
+    /// `livekit-jwt`), `old_secret_expires_in`, `url` (receives the processed events) and all keys
+    /// of a definition.
     ///
     /// # Errors
-    /// Everything that is wrong with it.
+    /// Returns all problems.
     pub fn read(body: &[u8], base: &Registry) -> Result<Self, Vec<Problem>> {
         let mut asked = RequestFields { members: members(body)?, problems: Vec::new() };
         let name = asked.name();
@@ -57,7 +63,8 @@ impl Registration {
         let old_secret_lifetime = asked.old_secret_lifetime();
         let url = asked.url();
         let RequestFields { members: definition, mut problems } = asked;
-        // A missing name is a problem already; whatever else is wrong with the definition shall be seen too.
+        // A missing name is already reported. The stand-in lets the rest of the definition be
+        // checked too.
         let stand_in = || PlatformName::new("unnamed").ok();
         let platform = name.clone().or_else(stand_in).and_then(|name| {
             let compiled =
@@ -100,7 +107,7 @@ impl Registration {
     }
 }
 
-/// A request that is being taken apart; what is left of its members is the definition.
+/// Members of a request that are not yet read. The rest of them is the definition.
 struct RequestFields {
     members: Map<String, Value>,
     problems: Vec<Problem>,
@@ -153,7 +160,7 @@ impl RequestFields {
         Some(SigningSecret::new(&secret?, key.as_deref()))
     }
 
-    /// `None` after a problem.
+    /// Returns `None` after a problem.
     fn old_secret_lifetime(&mut self) -> Option<Duration> {
         const KEY: &str = "old_secret_expires_in";
         if !self.members.contains_key(KEY) {
@@ -178,10 +185,10 @@ impl RequestFields {
     }
 }
 
-/// The members of a JSON object; those that are null count as not given.
+/// Parses the members of a JSON object. Null members count as absent.
 fn members(body: &[u8]) -> Result<Map<String, Value>, Vec<Problem>> {
     let wrong = |reason: String| vec![Problem::new("body", reason)];
-    // Twice the same key would be two wishes, of which one were silently dropped.
+    // serde_json would silently drop one of two equal keys.
     Document::parse(body).map_err(|error| wrong(error.to_string()))?;
     match serde_json::from_slice(body) {
         Ok(Value::Object(mut members)) => {
@@ -193,10 +200,10 @@ fn members(body: &[u8]) -> Result<Map<String, Value>, Vec<Problem>> {
     }
 }
 
-/// A definition in the form that files have.
+/// Converts a definition to TOML, the format of files.
 ///
 /// # Errors
-/// What that form has no word for.
+/// Returns the values that TOML cannot represent.
 pub(super) fn table(definition: &Map<String, Value>) -> Result<Table, Vec<Problem>> {
     let mut problems = Vec::new();
     let table = object("", definition, &mut problems);
@@ -241,7 +248,7 @@ fn one(path: &str, value: &Value, problems: &mut Vec<Problem>) -> Option<toml::V
     })
 }
 
-/// Whether `secret` stands in a text or a key of `definition`.
+/// Returns true if a text or a key in `definition` contains `secret`.
 fn holds(definition: &Map<String, Value>, secret: &str) -> bool {
     definition.iter().any(|(key, value)| key.contains(secret) || holds_in(value, secret))
 }

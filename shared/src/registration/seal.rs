@@ -1,7 +1,16 @@
-//! Sealing registered secrets, so that whoever reads Redis, a backup of it or its log of writes learns none.
+//! Seals registered secrets, so that a reader of Redis, its backups or its append-only file learns
+//! none.
 //!
-//! Guarantee: a sealed secret opens only with a key that it was sealed with, only as the secret of the platform that it
-//! was registered for, and only unchanged. Keys and secrets cannot be printed, and are zeroed when they are dropped.
+//! # Guarantees
+//!
+//! - A sealed secret opens only with the key that sealed it (`sealing_key_can_be_rotated`).
+//! - It opens only for the platform that it was registered for
+//!   (`sealed_secret_opens_for_its_platform_only`).
+//! - It opens only if it is unchanged (`sealed_secret_with_a_changed_bit_stays_closed`).
+//! - Keys and secrets do not appear in debug output
+//!   (`sealed_secret_opens_again_and_shows_nothing`).
+//!
+//! Memory that holds keys or secrets is zeroed when it is dropped.
 
 use std::fmt;
 use std::str::FromStr;
@@ -18,18 +27,18 @@ use crate::event::Millis;
 use crate::platform::PlatformName;
 use crate::signature;
 
-/// What the seal is for: the same key makes no other.
+/// Purpose that every seal is bound to.
 const PURPOSE: &[u8] = b"tributary registered secret";
-/// Bytes of a key.
+/// Length of a key in bytes.
 const KEY_BYTES: usize = 32;
-/// Bytes of a nonce, long enough to be drawn at random for every seal.
+/// Length of a nonce in bytes. It is long enough to draw a random one for every seal.
 const NONCE_BYTES: usize = 24;
 
-/// One of `SECRETS_KEY`.
+/// One of the keys in `SECRETS_KEY`.
 #[derive(Clone)]
 pub struct SealingKey(XChaCha20Poly1305);
 
-/// A text that is no key; never shows it.
+/// Error of a text that is not a key. It never holds the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("must be the base64 of 32 bytes, such as `openssl rand -base64 32` prints")]
 pub struct SealingKeyError;
@@ -54,21 +63,21 @@ impl fmt::Debug for SealingKey {
     }
 }
 
-/// Why a secret cannot be opened here.
+/// Reason why a secret cannot be opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum UnsealError {
-    /// No key of this process fits, or somebody changed what was sealed.
+    /// No key of this process fits, or the sealed text was changed.
     #[error("none of SECRETS_KEY opens it")]
     Sealed,
-    /// It is not sealed, and that is not allowed.
+    /// Stored in plain text, which is not allowed.
     #[error("it is in plain text, and ALLOW_PLAINTEXT_SECRETS is not true")]
     Plain,
-    /// Neither sealed nor plain.
+    /// Neither sealed nor in plain text.
     #[error("it is in no form that this version knows")]
     Unknown,
 }
 
-/// Seals secrets with the first key and opens them with any; cheap to clone.
+/// Seals secrets with the first key and opens them with any. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct Sealer {
     keys: Vec<SealingKey>,
@@ -76,19 +85,20 @@ pub struct Sealer {
 }
 
 impl Sealer {
-    /// Seals with the first of `keys`; without any, secrets are kept in plain text where `plaintext` allows that.
+    /// Creates a sealer that seals with the first of `keys`. Without keys, secrets are stored in
+    /// plain text if `plaintext` is true.
     #[must_use]
     pub fn new(keys: Vec<SealingKey>, plaintext: bool) -> Self {
         Self { keys, plaintext }
     }
 
-    /// Whether secrets can be registered at all.
+    /// Returns true if secrets can be registered.
     #[must_use]
     pub fn can_seal(&self) -> bool {
         self.plaintext || !self.keys.is_empty()
     }
 
-    /// `signing_secret` of `platform` in the form that goes to Redis; `None`: [`Self::can_seal`] says no.
+    /// Prepares the secret of `platform` for Redis. Returns `None` if [`Self::can_seal`] is false.
     pub(super) fn seal(
         &self,
         platform: &PlatformName,
@@ -112,7 +122,7 @@ impl Sealer {
         })
     }
 
-    /// What `stored` holds.
+    /// Opens a stored secret.
     pub(super) fn open(
         &self,
         platform: &PlatformName,
@@ -139,7 +149,8 @@ impl Sealer {
     }
 }
 
-/// What a seal is bound to; each part with its length, so that no two bindings have the same bytes.
+/// Returns the bytes that a seal is bound to. Each part is preceded by its length, so that no two
+/// bindings have the same bytes.
 fn bound_to(platform: &PlatformName) -> Vec<u8> {
     let mut bound = Vec::with_capacity(128);
     for part in [PURPOSE, platform.as_str().as_bytes()] {

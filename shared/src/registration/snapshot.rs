@@ -1,7 +1,12 @@
-//! From what stands in Redis to what a process works with.
+//! Builds snapshots of all platforms from the records in Redis.
 //!
-//! Guarantee: building never fails. A record that cannot be used here is left out, named and told once; what did not
-//! change keeps its identity ([`Arc::ptr_eq`]), so that others see what did. A secret that has expired is in no picture.
+//! # Guarantees
+//!
+//! - Building never fails. An unusable record is left out and logged once
+//!   (`unusable_records_are_listed_and_the_others_load`).
+//! - Unchanged platforms and keys keep their [`Arc`], so consumers detect changes with
+//!   [`Arc::ptr_eq`] (`unchanged_platforms_keep_their_arc`).
+//! - An expired secret is in no snapshot (`expired_secret_verifies_nothing`).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -19,46 +24,47 @@ use crate::platform::{Platform, PlatformName};
 use crate::queue::Registrations;
 use crate::signature::{Credential, Keys, Scheme, Secret};
 
-/// All platforms at one moment: those that the process began with, and those that are registered.
+/// All platforms at one moment: those of the start and the registered ones.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
-    /// All definitions. A platform that did not change since the last snapshot is the same [`Arc`]; `paused` is as
-    /// somebody set it last.
+    /// All definitions. An unchanged platform keeps the [`Arc`] of the last snapshot. `paused` has
+    /// its last override applied.
     pub registry: Registry,
-    /// What registered platforms are verified with, as far as this process opens secrets. A registered platform that is
-    /// missing here cannot verify now. They go before what the environment says of the same name.
+    /// Keys of registered platforms, if this process opens secrets. A registered platform without
+    /// an entry cannot be verified. They take precedence over the environment.
     pub keys: HashMap<PlatformName, Arc<Keys>>,
-    /// Registered ones that take no webhooks any more: still in `registry`, so that workers finish what is queued.
+    /// Registered platforms that are being removed. They stay in `registry`, so that workers
+    /// process their queued events.
     pub draining: BTreeSet<PlatformName>,
-    /// All registrations that this process can read, by name.
+    /// All readable registrations by name.
     pub records: BTreeMap<PlatformName, Arc<RegistrationRecord>>,
-    /// Registrations that this process cannot use, by name and by alias: defined, but not here.
+    /// Registrations that this process cannot use, by name and by alias.
     pub unusable: BTreeMap<String, PlatformName>,
-    /// Registrations of a later version than this process knows.
+    /// Registrations of a newer version than this process knows.
     pub newer_version: BTreeSet<PlatformName>,
-    /// Rises with every snapshot of a process.
+    /// Number of the snapshot, which rises with every snapshot of a process.
     pub sequence: u64,
-    /// The version in Redis; `None`: nothing was ever registered.
+    /// Version in Redis. `None`: nothing was ever registered.
     pub version: Option<String>,
 }
 
-/// Builds snapshots, and remembers what it built them from.
+/// Builds snapshots and reuses the parts that did not change.
 pub(super) struct SnapshotBuilder {
     base: Registry,
-    /// `None`: this process verifies nothing, and opens no secret.
+    /// `None`: this process verifies no requests and opens no secrets.
     sealer: Option<Sealer>,
     picture: Registrations,
     known: HashMap<PlatformName, ParsedRecord>,
-    /// Platforms whose `paused` is overridden: as defined, and as overridden.
+    /// Platforms with an overridden `paused`: as defined, and with the override.
     adjusted: HashMap<PlatformName, (Arc<Platform>, Arc<Platform>)>,
-    /// What was told of those that cannot be used.
+    /// Problems that were logged.
     told: BTreeMap<PlatformName, String>,
     next_expiry: Option<Millis>,
     sequence: u64,
     metrics: RegistrationMetrics,
 }
 
-/// What became of one record.
+/// A record and the result of parsing it.
 struct ParsedRecord {
     raw: Vec<u8>,
     found: Result<UsableRecord, UnusableRecord>,
@@ -68,9 +74,9 @@ struct UsableRecord {
     record: Arc<RegistrationRecord>,
     platform: Arc<Platform>,
     opened: Vec<OpenedSecret>,
-    /// Secrets that are not usable here: until when, and why.
+    /// Expiry of each secret that cannot be opened, and the reason.
     unopened: Vec<(Option<Millis>, String)>,
-    /// What of `opened` was in the last snapshot: how many, and as one.
+    /// Number of secrets of `opened` in the last snapshot, and their keys.
     keys: Option<(usize, Arc<Keys>)>,
 }
 
@@ -105,17 +111,17 @@ impl SnapshotBuilder {
         }
     }
 
-    /// When the next secret of the last snapshot expires.
+    /// Expiry of the secret in the last snapshot that expires next.
     pub(super) fn next_expiry(&self) -> Option<Millis> {
         self.next_expiry
     }
 
-    /// The picture of the last snapshot again, as it is `now`.
+    /// Builds a snapshot of the last records at `now`.
     pub(super) fn rebuild(&mut self, now: Millis) -> Snapshot {
         self.build(self.picture.clone(), now)
     }
 
-    /// What `picture` means at `now`.
+    /// Builds a snapshot of `picture` at `now`.
     pub(super) fn build(&mut self, picture: Registrations, now: Millis) -> Snapshot {
         self.parse_records(&picture);
         let mut aside = BTreeMap::new();
@@ -130,7 +136,7 @@ impl SnapshotBuilder {
                 }
             }
         }
-        // Who was registered first keeps a name that two have come to want.
+        // If two registrations claim a name, the older one gets it.
         usable.sort_by(|(a, one), (b, other)| (a, &one.name).cmp(&(b, &other.name)));
         let usable: Vec<_> = usable.into_iter().map(|(_, platform)| platform).collect();
         let adjusted = &mut self.adjusted;
@@ -172,7 +178,7 @@ impl SnapshotBuilder {
         }
     }
 
-    /// Reads what is new in `picture`, and forgets what is gone.
+    /// Parses the changed records of `picture` and forgets removed ones.
     fn parse_records(&mut self, picture: &Registrations) {
         self.known.retain(|name, _| picture.records.contains_key(name));
         self.adjusted.retain(|name, _| picture.paused.contains_key(name));
@@ -199,7 +205,7 @@ impl SnapshotBuilder {
             reason: unreadable.to_string(),
             newer_version: matches!(unreadable, RegistrationRecordError::NewerVersion(_)),
         })?;
-        // A change of secrets alone is no change of the definition.
+        // If only the secrets changed, the platform keeps its `Arc`.
         let platform = match before {
             Some(before) if before.record.definition == record.definition => before.platform,
             _ => {
@@ -239,7 +245,8 @@ impl SnapshotBuilder {
         VerificationKey::all(&signing_secret, scheme)
     }
 
-    /// What each platform is verified with now; notes those of which something is not usable.
+    /// Returns the valid keys of each platform and adds platforms with an unusable secret to
+    /// `aside`.
     fn keys(
         &mut self,
         aside: &mut BTreeMap<PlatformName, String>,
@@ -264,7 +271,8 @@ impl SnapshotBuilder {
             if now_valid.is_empty() {
                 continue;
             }
-            // The same secrets only ever become fewer.
+            // Valid secrets of an unchanged record only become fewer, so equal counts mean equal
+            // secrets.
             let same = usable.keys.take().filter(|(count, _)| *count == now_valid.len());
             let (count, valid) =
                 same.unwrap_or_else(|| (now_valid.len(), Arc::new(to_keys(&now_valid))));
@@ -281,7 +289,7 @@ impl SnapshotBuilder {
         self.known.iter().filter_map(readable).collect()
     }
 
-    /// Says what cannot be used, once for each reason.
+    /// Logs each unusable platform once per reason.
     fn log_changes(&mut self, aside: BTreeMap<PlatformName, String>, strange: usize) {
         for (name, reason) in
             aside.iter().filter(|(name, reason)| self.told.get(*name) != Some(reason))
@@ -297,10 +305,10 @@ impl SnapshotBuilder {
 }
 
 impl VerificationKey {
-    /// The keys of `scheme` that `signing_secret` may stand for, see [`Scheme::secrets`].
+    /// Returns the keys of `scheme` that `signing_secret` may mean, see [`Scheme::secrets`].
     ///
     /// # Errors
-    /// Why it cannot be one; never the secret.
+    /// Returns the reason, without the secret.
     fn all(signing_secret: &SigningSecret, scheme: &Scheme) -> Result<Vec<Self>, String> {
         let secrets = scheme
             .secrets(&signing_secret.text())
@@ -320,15 +328,15 @@ impl VerificationKey {
     }
 }
 
-/// Whether `signing_secret` can verify under `scheme`.
+/// Checks that `signing_secret` can verify requests under `scheme`.
 ///
 /// # Errors
-/// Why not; never the secret.
+/// Returns the reason, without the secret.
 pub(super) fn check_secret(signing_secret: &SigningSecret, scheme: &Scheme) -> Result<(), String> {
     VerificationKey::all(signing_secret, scheme).map(drop)
 }
 
-/// All of one kind, since they fit one scheme.
+/// Collects the keys. All are of one kind, since they fit one scheme.
 fn to_keys(opened: &[&OpenedSecret]) -> Keys {
     let (mut secrets, mut credentials) = (Vec::new(), Vec::new());
     for one in opened {
@@ -340,7 +348,7 @@ fn to_keys(opened: &[&OpenedSecret]) -> Keys {
     if credentials.is_empty() { Keys::Secrets(secrets) } else { Keys::Credentials(credentials) }
 }
 
-/// `platform` as it is to be: with `paused` as somebody set it.
+/// Returns `platform` with its override of `paused` applied.
 fn apply_pause(
     adjusted: &mut HashMap<PlatformName, (Arc<Platform>, Arc<Platform>)>,
     platform: &Arc<Platform>,

@@ -1,8 +1,15 @@
-//! Following what is registered.
+//! Follows the registrations in Redis and publishes snapshots of them.
 //!
-//! Guarantee: a change in Redis is known here within about half a second, and a secret that expires verifies nothing
-//! half a second later, even while Redis is away. What is known stays known through an outage; nothing is published before
-//! Redis was read once. However many ask, there is one read at a time, and few a second.
+//! # Guarantees
+//!
+//! - A change in Redis is known within about half a second
+//!   (`registration_is_known_here_at_once_and_elsewhere_soon`).
+//! - An expired secret verifies nothing after half a second, even while Redis is unavailable
+//!   (`old_secret_expires_on_time_without_redis`).
+//! - The last snapshot stays valid during an outage. Nothing is published before the first read of
+//!   Redis (`registrations_end_with_an_emptied_redis_not_with_an_outage`).
+//! - Concurrent callers share one read at a time, and there are only a few reads per second
+//!   (`concurrent_refreshes_share_a_few_reads`).
 
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,14 +26,14 @@ use crate::event::Millis;
 use crate::platform::registry::Registry;
 use crate::queue::{CallError, Queue};
 
-/// How often Redis is asked whether something changed.
+/// Interval between checks for a change in Redis.
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
-/// How often it is looked whether a secret has expired.
+/// Interval between checks for expired secrets.
 const EXPIRY_CHECK_INTERVAL: Duration = Duration::from_millis(250);
-/// The least time between the beginnings of two reads.
+/// Minimum time between the starts of two reads.
 const MIN_READ_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Follows what is registered, and changes it; cheap to clone.
+/// Reads and changes registrations. Cheap to clone.
 #[derive(Clone)]
 pub struct RegistrationStore {
     inner: Arc<StoreInner>,
@@ -38,13 +45,13 @@ struct StoreInner {
     builder: Mutex<SnapshotBuilder>,
     reading: tokio::sync::Mutex<LastRead>,
     publish: watch::Sender<Option<Arc<Snapshot>>>,
-    /// Redis's clock less ours, in ms.
+    /// Difference between Redis's clock and ours, in ms.
     skew: AtomicI64,
-    /// When the next secret expires, by Redis's clock; `i64::MAX`: none does.
+    /// Expiry of the secret that expires next, by Redis's clock, or `i64::MAX`.
     next_expiry: AtomicI64,
 }
 
-/// The read before: when it began, and what came of it.
+/// Start and result of the last read.
 #[derive(Default)]
 struct LastRead(Option<(Instant, Result<Arc<Snapshot>, CallError>)>);
 
@@ -54,7 +61,7 @@ impl std::fmt::Debug for RegistrationStore {
     }
 }
 
-/// Follows what is registered until `stop`, without ever changing it; see [`RegistrationStore::start`].
+/// Follows registrations until `stop` and never changes them, see [`RegistrationStore::start`].
 #[must_use]
 pub fn watch_registrations(
     queue: Queue,
@@ -66,7 +73,8 @@ pub fn watch_registrations(
 }
 
 impl RegistrationStore {
-    /// Follows what is registered over `base` until `stop`. `sealer` opens secrets; `None`: this process verifies nothing.
+    /// Follows the registrations over `base` until `stop`. `sealer` opens secrets. With `None` this
+    /// process verifies no requests.
     #[must_use]
     pub fn start(
         queue: Queue,
@@ -92,22 +100,23 @@ impl RegistrationStore {
         live
     }
 
-    /// What is known; `None` until Redis was read once.
+    /// Returns a receiver of snapshots. It holds `None` until Redis was read once.
     #[must_use]
     pub fn subscribe(&self) -> watch::Receiver<Option<Arc<Snapshot>>> {
         self.inner.publish.subscribe()
     }
 
-    /// What is known now; `None` until Redis was read once.
+    /// Returns the last snapshot, or `None` until Redis was read once.
     #[must_use]
     pub fn current(&self) -> Option<Arc<Snapshot>> {
         self.inner.publish.borrow().clone()
     }
 
-    /// What is registered now: by a read that began after this was called, which all who ask meanwhile share.
+    /// Returns a snapshot from a read that starts after this call. Concurrent callers share the
+    /// read.
     ///
     /// # Errors
-    /// When Redis did not answer.
+    /// Returns an error if Redis does not answer.
     pub async fn refresh(&self) -> Result<Arc<Snapshot>, CallError> {
         let asked = Instant::now();
         let mut last = self.inner.reading.lock().await;
@@ -131,7 +140,7 @@ impl RegistrationStore {
         self.inner.sealer.as_ref()
     }
 
-    /// Redis's time, as far as it is known.
+    /// Redis's time, estimated from the last read.
     #[must_use]
     pub fn now(&self) -> Millis {
         clock::now_ms().saturating_add(self.inner.skew.load(Ordering::Relaxed))
@@ -151,14 +160,14 @@ impl RegistrationStore {
         })
     }
 
-    /// Publishes what `snapshot` makes; snapshots are published in the order in which they are made. `None`: it failed, and
-    /// what is known holds.
+    /// Publishes the snapshot that `build` returns. Snapshots are published in the order in which
+    /// they are built. Returns `None` if `build` panicked; the last snapshot stays valid.
     async fn publish(
         &self,
         build: impl FnOnce(&mut SnapshotBuilder, Millis) -> Snapshot + Send + 'static,
     ) -> Option<Arc<Snapshot>> {
         let live = self.clone();
-        // Compiling hundreds of definitions takes longer than others may wait for this thread.
+        // Compiling hundreds of definitions would block other tasks of this thread for too long.
         let built = tokio::task::spawn_blocking(move || {
             let mut builder = live.inner.builder.lock().unwrap_or_else(PoisonError::into_inner);
             let snapshot = Arc::new(build(&mut builder, live.now()));

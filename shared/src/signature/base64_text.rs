@@ -1,7 +1,10 @@
-//! Base64 as senders and people write it: either alphabet, with or without padding.
+//! Decodes base64 in either alphabet, with or without padding.
 //!
-//! Each text stands for one value only: characters of both alphabets in one text, bits that belong
-//! to no byte, and blanks are refused.
+//! # Guarantees
+//!
+//! - Both alphabets are accepted, with or without padding (`base64_in_either_alphabet_is_decoded`).
+//! - Each text has only one meaning: mixed alphabets, unused bits and blanks are refused
+//!   (`ambiguous_base64_is_refused`).
 
 use base64::Engine as _;
 use base64::alphabet;
@@ -13,19 +16,20 @@ const DECODE_CONFIG: GeneralPurposeConfig =
 const STANDARD: GeneralPurpose = GeneralPurpose::new(&alphabet::STANDARD, DECODE_CONFIG);
 const URL_SAFE: GeneralPurpose = GeneralPurpose::new(&alphabet::URL_SAFE, DECODE_CONFIG);
 
-/// The bytes that `text` stands for.
+/// Decodes `text`. Returns `None` if it is not base64.
 pub(crate) fn decode(text: impl AsRef<[u8]>) -> Option<Vec<u8>> {
     let text = text.as_ref();
     STANDARD.decode(text).or_else(|_| URL_SAFE.decode(text)).ok()
 }
 
-/// A Standard Webhooks secret without the `v1,` that some services put in front, blank or not.
+/// Removes the prefix `v1,` that some services put before a Standard Webhooks secret, and any
+/// blanks after the comma.
 pub(crate) fn without_version(secret: &str) -> &str {
     secret.strip_prefix("v1,").map_or(secret, str::trim_start)
 }
 
-/// The bytes that a secret's `text` stands for. Tools wrap long secrets: line breaks in it, and
-/// white space around them, do not count.
+/// Decodes the text of a secret. Some tools wrap long secrets, so line breaks and white space
+/// around them are ignored.
 pub(crate) fn decode_secret(text: &str) -> Option<Vec<u8>> {
     if !text.contains('\n') {
         return decode(text);
@@ -34,7 +38,7 @@ pub(crate) fn decode_secret(text: &str) -> Option<Vec<u8>> {
     decode(whole.as_bytes())
 }
 
-/// Decodes `text` into `bytes` and returns how many there are. `bytes` needs room for
+/// Decodes `text` into `bytes` and returns the number of bytes. `bytes` must have room for
 /// `text.len() / 4 * 3 + 3`.
 pub(crate) fn decode_slice(text: &[u8], bytes: &mut [u8]) -> Option<usize> {
     STANDARD.decode_slice(text, bytes).or_else(|_| URL_SAFE.decode_slice(text, bytes)).ok()

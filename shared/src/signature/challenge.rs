@@ -1,4 +1,4 @@
-//! Showing a provider that its secret is known here.
+//! Computes the answer to a provider's challenge.
 
 use super::headers::Headers;
 use super::keys::Keys;
@@ -7,8 +7,9 @@ use super::spec::{Hash, Scheme};
 use super::template::Template;
 use super::{Millis, verify};
 
-/// HMAC-SHA256 of `message` in hex, with the first secret that verifies this request: while secrets are rotated, the
-/// provider compares with the one that it signs with. `None`: no secret verifies it.
+/// Returns the HMAC-SHA256 of `message` in hex. The key is the first secret that verifies this
+/// request, because a provider that rotates its secret compares with the one it signs with. Returns
+/// `None` if no secret verifies the request.
 #[must_use]
 pub fn challenge_response(
     scheme: &Scheme,
@@ -35,7 +36,8 @@ mod tests {
     use super::super::spec::SharedSecretSpec;
     use super::*;
 
-    /// Zoom's own example of `encryptedToken` has no published secret; this is RFC 4231, case 2.
+    /// Zoom publishes no secret for its example of `encryptedToken`. The figures are those of RFC
+    /// 4231, case 2.
     #[test]
     fn challenge_response_uses_the_secret_that_verifies() {
         let scheme =

@@ -1,24 +1,24 @@
-//! What a verifier may ask of a request's headers.
+//! Reads the headers of a request for verification.
 
 use super::verify_error::VerifyError;
 
-/// What a request says under a header name.
+/// Result of a header lookup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HeaderLookup<'h> {
-    /// Nothing.
+    /// No such header.
     Absent,
     /// One value, as received.
     One(&'h [u8]),
-    /// Several header lines of this name, which no verifier may choose among.
+    /// Several lines of this header. A verifier must not choose one of them.
     Several,
 }
 
-/// A request's headers.
+/// Headers of a request.
 pub trait Headers {
-    /// Calls `visit` with each value of `name`, which is in lower case, in the order received.
+    /// Calls `visit` with each value of `name` (lower case) in the order received.
     fn each<'h>(&'h self, name: &str, visit: &mut dyn FnMut(&'h [u8]));
 
-    /// The value of `name`, which is in lower case.
+    /// Looks up the header `name` (lower case).
     fn find(&self, name: &str) -> HeaderLookup<'_> {
         let mut found = HeaderLookup::Absent;
         self.each(name, &mut |value| {
@@ -32,7 +32,7 @@ pub trait Headers {
     }
 }
 
-/// Names and values in order, for tools and tests; names are compared without regard to case.
+/// Names and values in order, for tools and tests. Names are compared without regard to case.
 impl<N: AsRef<str>, V: AsRef<[u8]>> Headers for [(N, V)] {
     fn each<'h>(&'h self, name: &str, visit: &mut dyn FnMut(&'h [u8])) {
         let values = self.iter().filter(|(one, _)| one.as_ref().eq_ignore_ascii_case(name));
@@ -46,11 +46,11 @@ impl<N: AsRef<str>, V: AsRef<[u8]>> Headers for Vec<(N, V)> {
     }
 }
 
-/// Calls `visit` with each line of the signature header, without blanks around it. The first of
+/// Calls `visit` with each line of the signature header, without the blanks around it. The first of
 /// `names` that is present counts.
 ///
 /// # Errors
-/// [`VerifyError::Missing`] where none is present.
+/// Returns [`VerifyError::Missing`] if none of them is present.
 pub(super) fn each_signature_line<'h>(
     headers: &'h dyn Headers,
     names: &[String],
@@ -69,13 +69,13 @@ pub(super) fn each_signature_line<'h>(
     Err(VerifyError::Missing)
 }
 
-/// `text` without blanks and one pair of quotation marks around it, as structured fields have them.
+/// Removes blanks and one pair of quotation marks around `text`. Structured fields have such marks.
 pub(super) fn unquote(text: &[u8]) -> &[u8] {
     let text = text.trim_ascii();
     text.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\"")).unwrap_or(text)
 }
 
-/// A header that must be there once; `what` says which in the refusal.
+/// Returns a header that must be present exactly once. `what` names it in the error.
 pub(super) fn single_header<'h>(
     headers: &'h dyn Headers,
     name: &str,

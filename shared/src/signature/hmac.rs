@@ -1,7 +1,8 @@
-//! `hmac`: one header with a signature over a template. The signature is checked before the time.
+//! Verifies `hmac`: one header with a signature over a template. The signature is checked before
+//! the time.
 //!
-//! A sender that rotates its secret writes several signatures, separated by commas or blanks, or
-//! sends the header several times. One that verifies is enough.
+//! A sender that rotates its secret separates several signatures with commas or blanks, or repeats
+//! the header. One valid signature is enough.
 
 use super::headers::{Headers, each_signature_line, single_header, unquote};
 use super::keys::Secret;
@@ -47,7 +48,7 @@ pub(super) fn verify<'a>(
     Ok(covered(spec))
 }
 
-/// The signatures that the request carries, at least one.
+/// Reads the signatures of the request, at least one.
 fn candidates(spec: &HmacSpec, headers: &dyn Headers) -> Result<Candidates, VerifyError> {
     let (mut found, mut prefixed) = (Candidates::default(), false);
     let mut add = |element: &[u8]| {
@@ -72,21 +73,21 @@ fn candidates(spec: &HmacSpec, headers: &dyn Headers) -> Result<Candidates, Veri
     }
 }
 
-/// Calls `visit` with each element of a list. A comma or blank that is part of the prefix does not
-/// separate.
+/// Calls `visit` with each element of a list. A comma or blank does not separate elements if the
+/// prefix contains it.
 fn elements<'h>(line: &'h [u8], prefix: &[u8], visit: &mut dyn FnMut(&'h [u8])) {
     let (comma, blank) = (!prefix.contains(&b','), !prefix.contains(&b' '));
     let separates = |b: &u8| (comma && *b == b',') || (blank && b.is_ascii_whitespace());
     line.split(separates).map(unquote).filter(|element| !element.is_empty()).for_each(visit);
 }
 
-/// The text behind `prefix`, which may be in either case.
+/// Returns the text after `prefix`, which is compared without regard to case.
 fn after_prefix<'h>(element: &'h [u8], prefix: &[u8]) -> Option<&'h [u8]> {
     let (start, rest) = element.split_at_checked(prefix.len())?;
     start.eq_ignore_ascii_case(prefix).then_some(rest)
 }
 
-/// The headers that the signature covers.
+/// Returns the names of the headers that the signature covers.
 pub(super) fn covered(spec: &HmacSpec) -> CoveredHeaders<'_> {
     let signed = |part: &TemplatePart, name| if spec.signed.has(part) { name } else { None };
     [

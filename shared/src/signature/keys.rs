@@ -1,6 +1,13 @@
-//! What requests are verified with.
+//! Holds the keys that verify requests.
 //!
-//! Guarantee: nothing here can be printed, and memory that held a secret is zeroed when it is dropped.
+//! # Guarantees
+//!
+//! - Debug output shows no key, and errors do not repeat a secret
+//!   (`secrets_are_decoded_by_scheme_and_never_shown`).
+//! - A secret verifies with and without what was pasted around it
+//!   (`pasted_secret_verifies_with_and_without_padding`).
+//!
+//! Memory that holds a secret is zeroed when it is dropped.
 
 use std::fmt;
 
@@ -12,42 +19,42 @@ use super::mac::constant_time_eq;
 use super::spec::{Scheme, SecretEncoding};
 use crate::config::SecretText;
 
-/// A key's bytes.
+/// Bytes of a key.
 #[derive(Clone)]
 pub struct Secret(Zeroizing<Vec<u8>>);
 
-/// A secret whose text cannot become a key. Never shows the text.
+/// Error of a secret whose text cannot become a key. It never holds the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SecretError {
-    /// Nothing to sign with.
+    /// The text is empty.
     #[error("is empty")]
     Empty,
-    /// The definition says base64.
+    /// The definition requires base64.
     #[error("is not base64")]
     Base64,
-    /// A secret of Standard Webhooks is base64, with or without what services put in front of it.
+    /// A Standard Webhooks secret must be base64, with or without its usual prefix.
     #[error(
         "is not base64; a secret of Standard Webhooks is whsec_ and the key in base64, or that base64 alone"
     )]
     StandardWebhooks,
-    /// The definition says hex.
+    /// The definition requires hex.
     #[error("is not hex")]
     Hex,
-    /// A private or public key of Standard Webhooks, where only shared secrets verify.
+    /// A private or public key of Standard Webhooks. Only shared secrets are supported.
     #[error("is an asymmetric key of Standard Webhooks; a shared secret begins with whsec_")]
     Asymmetric,
 }
 
 impl Secret {
-    /// A key of these bytes.
+    /// Creates a key of these bytes.
     pub fn new(bytes: impl Into<Vec<u8>>) -> Self {
         Self(Zeroizing::new(bytes.into()))
     }
 
-    /// A key from a secret's text.
+    /// Decodes a key from the text of a secret.
     ///
     /// # Errors
-    /// When it is empty or not of this encoding.
+    /// Returns an error if the text is empty or not in this encoding.
     pub fn decode(text: &str, encoding: SecretEncoding) -> Result<Self, SecretError> {
         let secret = match encoding {
             SecretEncoding::Utf8 => Self::new(text),
@@ -59,13 +66,13 @@ impl Secret {
         if secret.0.is_empty() { Err(SecretError::Empty) } else { Ok(secret) }
     }
 
-    /// Compares `text` with this secret. Only their lengths may show in the time that it takes.
+    /// Compares `text` with this secret. The time that it takes shows only their lengths.
     #[must_use]
     pub fn equals(&self, text: &[u8]) -> bool {
         constant_time_eq(&self.0, text)
     }
 
-    /// The key.
+    /// Bytes of the key.
     pub(super) fn expose(&self) -> &[u8] {
         &self.0
     }
@@ -86,7 +93,7 @@ pub struct Credential {
 }
 
 impl Credential {
-    /// The API key, which is the token's issuer, and the API secret.
+    /// Creates a credential from the API key, which is the issuer of the token, and the API secret.
     #[must_use]
     pub fn new(key: impl Into<String>, secret: &Secret) -> Self {
         Self {
@@ -96,7 +103,7 @@ impl Credential {
         }
     }
 
-    /// The API key; no secret, but of no use to anybody else.
+    /// The API key. It is not secret.
     #[must_use]
     pub fn key(&self) -> &str {
         &self.key
@@ -117,17 +124,17 @@ impl fmt::Debug for Credential {
     }
 }
 
-/// What a platform's requests are verified with: any of them will do.
+/// Keys of a platform. A request is verified if any of them matches.
 #[derive(Clone, Debug)]
 pub enum Keys {
-    /// For every scheme but `livekit-jwt`.
+    /// For every scheme except `livekit-jwt`.
     Secrets(Vec<Secret>),
     /// For `livekit-jwt`.
     Credentials(Vec<Credential>),
 }
 
 impl Keys {
-    /// Whether nothing can verify.
+    /// Returns true if there is no key.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         match self {
@@ -138,10 +145,11 @@ impl Keys {
 }
 
 impl Scheme {
-    /// A key of this scheme from a secret's text, as `secret_encoding` or the scheme itself has it.
+    /// Decodes a key of this scheme from the text of a secret. `secret_encoding` or the scheme
+    /// itself names the encoding.
     ///
     /// # Errors
-    /// When the text cannot be one.
+    /// Returns an error if the text cannot be a key.
     pub fn secret(&self, text: &str) -> Result<Secret, SecretError> {
         match self {
             Self::Hmac(spec) => Secret::decode(text, spec.secret_encoding),
@@ -153,11 +161,11 @@ impl Scheme {
         }
     }
 
-    /// The keys that a secret's text may stand for: as it is without what was pasted along with it,
-    /// and as it is literally, where the two differ. Any of them verifies.
+    /// Decodes the keys that a secret's text may mean: the text without what was pasted around it,
+    /// and the literal text if it differs. Any of them verifies.
     ///
     /// # Errors
-    /// When the text cannot be one, either way.
+    /// Returns an error if neither form of the text can be a key.
     pub fn secrets(&self, text: &SecretText) -> Result<Vec<Secret>, SecretError> {
         if text.is_empty() {
             return Err(SecretError::Empty);
@@ -173,15 +181,15 @@ impl Scheme {
         }
     }
 
-    /// Whether it verifies with [`Keys::Credentials`] rather than [`Keys::Secrets`].
+    /// Returns true if the scheme verifies with [`Keys::Credentials`], not with [`Keys::Secrets`].
     #[must_use]
     pub fn uses_credentials(&self) -> bool {
         matches!(self, Self::LivekitJwt(_))
     }
 }
 
-/// `whsec_…`, which some services hand out as `v1,whsec_…`, or without either. A blank may follow
-/// the comma.
+/// Decodes a Standard Webhooks secret: base64, `whsec_…` or `v1,whsec_…`. A blank may follow the
+/// comma.
 fn standard_webhooks(text: &str) -> Result<Secret, SecretError> {
     let text = base64_text::without_version(text);
     if ["whsk_", "whpk_"].iter().any(|prefix| text.starts_with(prefix)) {

@@ -1,7 +1,9 @@
-//! `livekit-jwt`: a short-lived JWT (HS256) whose `sha256` claim is the body's hash in base64.
+//! Verifies `livekit-jwt`: a short-lived JWT (HS256) with the base64 SHA-256 of the body in its
+//! claim `sha256`.
 //!
-//! The token's text is the whole header value: `Bearer` is refused, as LiveKit's own receivers do. `iss` must be the
-//! API key whose secret made the signature, and `exp` must be there; `nbf` counts if it is.
+//! The header value is the token alone. `Bearer` is refused, as in LiveKit's own receivers. `iss`
+//! must be the API key whose secret made the signature. `exp` is required, and `nbf` is checked if
+//! present.
 
 use std::time::Duration;
 
@@ -17,9 +19,9 @@ use super::spec::{Encoding, Hash, JwtSpec};
 use super::verify_error::VerifyError;
 use super::{CoveredHeaders, Millis};
 
-/// Most lines of the header that are checked.
+/// Number of header lines that are checked.
 const MAX_TOKENS: usize = 4;
-/// Longest token; LiveKit's have some 300 bytes.
+/// Longest token. LiveKit's tokens have about 300 bytes.
 const MAX_TOKEN_BYTES: usize = 8192;
 
 #[derive(Deserialize)]
@@ -42,7 +44,8 @@ pub(super) fn verify<'a>(
         lines += 1;
         if verdict.is_err() && lines <= MAX_TOKENS {
             let next = verify_token(spec, credentials, token, body, now);
-            // The refusal of a token that our clock may be wrong about is the one to report.
+            // If several tokens fail, the error of one that is valid except for its time is
+            // returned.
             if !verdict.is_err_and(|refusal| refusal.is_valid_except_time()) || next.is_ok() {
                 verdict = next;
             }
@@ -51,7 +54,7 @@ pub(super) fn verify<'a>(
     verdict.map(|()| CoveredHeaders::default())
 }
 
-/// Checks one token.
+/// Verifies one token.
 fn verify_token(
     spec: &JwtSpec,
     credentials: &[Credential],
@@ -71,9 +74,11 @@ fn verify_token(
     if valid { Ok(()) } else { Err(VerifyError::BodyHashMismatch) }
 }
 
-/// The claims of a token that was made with one of `credentials` and names it as its issuer.
+/// Decodes the claims of a token that one of `credentials` signed and that names that credential as
+/// its issuer.
 fn decode_claims(credentials: &[Credential], token: &[u8]) -> Result<TokenClaims, VerifyError> {
-    // Times are checked by our own clock, which tests and the skew check control; the issuer with its credential.
+    // The library does not check times: tests and the clock skew check need our own clock. The
+    // issuer is compared with the credential below.
     let mut validation = Validation::new(Algorithm::HS256);
     validation.required_spec_claims.clear();
     validation.validate_exp = false;
@@ -102,7 +107,7 @@ fn check_validity(
         let diff = current.saturating_sub(received).saturating_abs();
         Err(VerifyError::OutsideTolerance { received, current, diff, signature_valid })
     };
-    // Saturates: a limit beyond all times stays one.
+    // The cast saturates, so a limit beyond the range stays a limit.
     let (exp, nbf) = (claims.exp as i64, claims.nbf.map(|nbf| nbf as i64));
     if exp.saturating_add(leeway) < current {
         return limit(exp);

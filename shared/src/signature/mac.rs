@@ -1,5 +1,12 @@
-//! HMAC over a template's pieces, and the one place where secrets meet what a stranger sent: every comparison takes
-//! the same time wherever two values differ.
+//! Computes HMACs over a template and compares them in constant time.
+//!
+//! # Guarantees
+//!
+//! - Hex signatures are accepted in either case (`hex_accepts_two_digits_a_byte_in_either_case`).
+//! - A changed byte anywhere fails (`request_with_a_changed_byte_is_refused`).
+//!
+//! Every comparison of a secret value with request data goes through this file. Its time does not
+//! depend on where the values differ.
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha1::Sha1;
@@ -11,7 +18,7 @@ use super::keys::Secret;
 use super::spec::{Encoding, Hash};
 use super::template::{Template, TemplatePart};
 
-/// Room for the longest signature, and for what base64 needs beyond it while decoding.
+/// Room for the longest signature, plus what the base64 decoder needs beyond it.
 const TAG_BUFFER_BYTES: usize = 72;
 
 /// Bytes of a signature.
@@ -20,7 +27,7 @@ pub(super) struct Tag {
     len: usize,
 }
 
-/// What is signed.
+/// Parts of the signed content.
 pub(super) struct SignedContent<'a> {
     pub(super) template: &'a Template,
     pub(super) timestamp: &'a [u8],
@@ -28,7 +35,7 @@ pub(super) struct SignedContent<'a> {
     pub(super) body: &'a [u8],
 }
 
-/// Whether two byte strings are the same. Only their lengths may show in the time that it takes.
+/// Returns true if both byte strings are equal. The time that it takes shows only their lengths.
 pub(super) fn constant_time_eq(one: &[u8], other: &[u8]) -> bool {
     one.ct_eq(other).into()
 }
@@ -49,7 +56,7 @@ impl Tag {
         self.bytes.get(..self.len).unwrap_or_default()
     }
 
-    /// A signature as sent; `None`: nothing that `hash` could have made.
+    /// Decodes a signature as sent. Returns `None` if `hash` cannot have made it.
     pub(super) fn decode(hash: Hash, encoding: Encoding, text: &[u8]) -> Option<Self> {
         let (mut bytes, len) = ([0; TAG_BUFFER_BYTES], hash.len());
         match encoding {
@@ -87,7 +94,7 @@ impl Tag {
     }
 }
 
-/// What each byte stands for as a hexadecimal digit, in either case; [`NOT_HEX`]: nothing.
+/// Value of each byte as a hexadecimal digit in either case, or [`NOT_HEX`].
 const HEX_VALUES: [u8; 256] = {
     let (mut digits, mut value) = ([NOT_HEX; 256], 0);
     while value < 16 {
@@ -99,8 +106,9 @@ const HEX_VALUES: [u8; 256] = {
 };
 const NOT_HEX: u8 = 0xff;
 
-/// Reads as many bytes as `bytes` is long from just so many pairs of digits; `None`: `text` is something else. What it
-/// reads is what a stranger sent, and no secret. Twice as fast as the `hex` crate, which looks at each digit by itself.
+/// Decodes exactly `bytes.len()` pairs of hexadecimal digits. Returns `None` for any other text.
+/// The input is public, so this need not run in constant time. It is twice as fast as the `hex`
+/// crate, which checks each digit separately.
 fn decode_hex(text: &[u8], bytes: &mut [u8]) -> Option<()> {
     let (pairs, odd) = text.as_chunks::<2>();
     if pairs.len() != bytes.len() || !odd.is_empty() {
@@ -115,11 +123,10 @@ fn decode_hex(text: &[u8], bytes: &mut [u8]) -> Option<()> {
     (seen < 16).then_some(())
 }
 
-/// Most signatures of a request that are checked; a sender that rotates its secret sends two.
+/// Number of signatures of a request that are checked. A sender that rotates its secret sends two.
 const MAX_CANDIDATES: usize = 16;
 
-/// The signatures that a request carries. One of them, as nearly every request has it, takes no
-/// allocation.
+/// Signatures that a request carries. The usual single signature needs no allocation.
 #[derive(Default)]
 pub(super) struct Candidates {
     first: Option<Tag>,
@@ -131,7 +138,7 @@ impl Candidates {
         self.first.is_none()
     }
 
-    /// Adds a signature; those beyond [`MAX_CANDIDATES`] are left out.
+    /// Adds a signature, unless there are [`MAX_CANDIDATES`] already.
     pub(super) fn add(&mut self, tag: Tag) {
         if self.first.is_none() {
             self.first = Some(tag);
@@ -140,14 +147,15 @@ impl Candidates {
         }
     }
 
-    /// Returns true if one of them is `tag`. All are compared, whichever it is.
+    /// Returns true if one of them is `tag`. All of them are compared, so the time does not show
+    /// which.
     fn contains(&self, tag: &Tag) -> bool {
         let all = self.first.iter().chain(&self.more);
         all.fold(false, |found, one| found | constant_time_eq(tag.as_bytes(), one.as_bytes()))
     }
 }
 
-/// Whether one of `secrets` makes one of `candidates`.
+/// Returns true if one of `secrets` makes one of `candidates`.
 pub(super) fn any_matches(
     hash: Hash,
     secrets: &[Secret],

@@ -1,18 +1,27 @@
-//! What makes a request genuine.
+//! Verifies the signatures of webhook requests.
 //!
-//! Guarantee: a [`Verified`] exists only for a request whose body carries a signature that one of the platform's keys
-//! made, within the scheme's tolerance. Only [`verify`] makes one, so a request that was not verified cannot be
-//! identified or queued; and only headers that the signature covers can be read from it without saying so.
+//! # Guarantees
 //!
-//! The vendors' own verifiers differ. These verdicts hold here:
+//! - A [`Verified`] exists only if one of the platform's keys signed the body
+//!   (`request_with_a_changed_byte_is_refused`, `keys_of_the_wrong_kind_verify_nothing`).
+//! - The time of the request is within the scheme's tolerance
+//!   (`request_verifies_exactly_within_the_tolerance`).
+//! - Only [`verify`] creates a [`Verified`], so an unverified request cannot be identified or
+//!   queued (`arbitrary_requests_never_verify_or_panic`).
+//! - Reading a header that the signature does not cover needs an explicit call
+//!   (`covered_headers_are_told_from_unsigned_ones`).
+//!
+//! # Design
+//!
+//! The verifiers of the vendors differ. Here the same rules hold for every scheme:
 //!
 //! - Several signatures, in one header or in several lines of it, are alternatives (rotation). At
-//!   most 16 of them are checked. Ones of an unknown scheme are passed over.
-//! - Blanks around the elements of a list do not count, nor does the case of hex and of a prefix,
-//!   nor the alphabet and padding of base64.
-//! - Two different times, and two lines of a header that the signature covers, are refused.
-//! - Signs or leading zeros in a time, and times beyond the tolerance in either direction, are
-//!   refused.
+//!   most 16 of them are checked. Signatures of an unknown scheme are skipped.
+//! - Blanks around list elements are ignored. So are the case of hex and of a prefix, and the
+//!   alphabet and padding of base64.
+//! - Two different times are refused. So are two lines of a header that the signature covers.
+//! - Signs and leading zeros in a time are refused. So are times beyond the tolerance in either
+//!   direction.
 
 pub(crate) mod base64_text;
 mod challenge;
@@ -48,7 +57,7 @@ use crate::event::Millis;
 /// Names of the headers that a signature covers.
 type CoveredHeaders<'a> = [Option<&'a str>; 2];
 
-/// A genuine request.
+/// A request with a valid signature.
 #[derive(Clone, Copy)]
 pub struct Verified<'a> {
     scheme: &'a Scheme,
@@ -57,10 +66,10 @@ pub struct Verified<'a> {
     body: &'a [u8],
 }
 
-/// Checks a request's signature over `body` at the time `now`. Keys of the wrong kind, or none, verify nothing.
+/// Verifies the signature over `body` at the time `now`. Keys of the wrong kind verify nothing.
 ///
 /// # Errors
-/// When it is not genuine; see [`VerifyError`].
+/// Returns a [`VerifyError`] if no key verifies the request.
 pub fn verify<'a>(
     scheme: &'a Scheme,
     keys: &Keys,
@@ -85,14 +94,15 @@ pub fn verify<'a>(
 }
 
 impl<'a> Verified<'a> {
-    /// The body that is signed.
+    /// The signed body.
     #[must_use]
     pub fn body(&self) -> &'a [u8] {
         self.body
     }
 
-    /// The header `name` (lower case), if the signature covers it and it is text. Where a scheme knows several names for
-    /// one thing (`webhook-id`, `svix-id`), each of them stands for the one that this request was signed with.
+    /// Returns the header `name` (lower case) if the signature covers it and it is text. A scheme
+    /// may know several names for one header (`webhook-id`, `svix-id`). Each of them returns the
+    /// one that this request was signed with.
     #[must_use]
     pub fn signed_header(&self, name: &str) -> Option<&'a str> {
         match self.scheme.role(name) {
@@ -102,8 +112,8 @@ impl<'a> Verified<'a> {
         }
     }
 
-    /// The header `name` (lower case), if it is there once and is text, whether or not the signature covers it: whoever
-    /// stands between may have changed it.
+    /// Returns the header `name` (lower case) if it is present once and is text, covered by the
+    /// signature or not. A proxy may have changed an uncovered header.
     #[must_use]
     pub fn unsigned_header(&self, name: &str) -> Option<&'a str> {
         match self.headers.find(name) {
@@ -114,7 +124,7 @@ impl<'a> Verified<'a> {
 }
 
 impl Scheme {
-    /// Its name in definitions.
+    /// Name of the scheme in definitions.
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {
@@ -126,7 +136,7 @@ impl Scheme {
         }
     }
 
-    /// Names of all headers that it reads, in lower case; those of signatures first.
+    /// Names of all headers that the scheme reads, in lower case, signature headers first.
     #[must_use]
     pub fn headers(&self) -> Vec<&str> {
         let mut names = self.signature_headers();
@@ -157,7 +167,7 @@ impl Scheme {
         }
     }
 
-    /// Which of the covered headers `name` stands for, where a scheme knows several names for one.
+    /// Index of the covered header that `name` is another name for.
     fn role(&self, name: &str) -> Option<usize> {
         let Self::StandardWebhooks(spec) = self else { return None };
         if spec.headers.iter().any(|set| set.id == name) {
@@ -166,7 +176,7 @@ impl Scheme {
         spec.headers.iter().any(|set| set.timestamp == name).then_some(1)
     }
 
-    /// Whether a signature of this scheme can cover the header `name` (lower case).
+    /// Returns true if a signature of this scheme can cover the header `name` (lower case).
     #[must_use]
     pub fn covers(&self, name: &str) -> bool {
         match self {

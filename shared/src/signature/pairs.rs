@@ -1,8 +1,8 @@
-//! `pairs`: `t=…,v1=…`. The time is checked before the signature, as the senders of such headers have their own
-//! verifiers do it.
+//! Verifies `pairs`: `t=…,v1=…`. The time is checked before the signature, as in the senders' own
+//! verifiers.
 //!
-//! All lines of the header are one list: senders that rotate their secret repeat the header or the
-//! whole list. The time may be repeated, but there is only one.
+//! All lines of the header form one list, because senders that rotate their secret repeat the
+//! header or the list. The time may be repeated, but all of its values must be equal.
 
 use super::headers::{Headers, each_signature_line, unquote};
 use super::keys::Secret;
@@ -12,7 +12,7 @@ use super::timestamp;
 use super::verify_error::VerifyError;
 use super::{CoveredHeaders, Millis};
 
-/// Most pairs in a header; a sender that rotates its secret sends three.
+/// Number of pairs that are read. A sender that rotates its secret sends three.
 const MAX_PAIRS: usize = 32;
 
 pub(super) fn verify<'a>(
@@ -47,14 +47,15 @@ pub(super) fn verify<'a>(
 struct Pairs<'h> {
     time: Option<&'h [u8]>,
     signatures: Candidates,
-    /// A signature of this scheme is present, whether or not it can be one.
+    /// Set if the header has a signature of this scheme, even an undecodable one.
     named: bool,
     count: usize,
 }
 
 impl<'h> Pairs<'h> {
-    /// Adds one line of the header. Keys of other schemes are passed over; a signature that cannot
-    /// be one is like one that does not match. Different times would let the sender choose.
+    /// Adds one line of the header. Keys of other schemes are skipped. An undecodable signature
+    /// counts as one that does not match. Different times are refused, since they would let the
+    /// sender choose.
     fn add(&mut self, spec: &PairsSpec, line: &'h [u8]) -> Result<(), VerifyError> {
         let mut rest = line;
         while let Some((key, value)) = next(&mut rest) {
@@ -76,8 +77,8 @@ impl<'h> Pairs<'h> {
     }
 }
 
-/// Takes the next pair from `rest`. Commas, semicolons and blanks separate pairs; blanks and
-/// quotation marks may surround a value. What is no pair has an empty value.
+/// Takes the next pair from `rest`. Commas, semicolons and blanks separate pairs. Blanks and
+/// quotation marks may surround a value. An element without `=` has an empty value.
 fn next<'h>(rest: &mut &'h [u8]) -> Option<(&'h [u8], &'h [u8])> {
     let separates = |b: &u8| b",;".contains(b) || b.is_ascii_whitespace();
     let begin = rest.iter().position(|b| !separates(b))?;
@@ -92,7 +93,7 @@ fn next<'h>(rest: &mut &'h [u8]) -> Option<(&'h [u8], &'h [u8])> {
     Some((key, unquote(value)))
 }
 
-/// `text` up to the first byte that ends it, and the rest.
+/// Splits `text` before the first byte that matches `ends`.
 fn split(text: &[u8], ends: impl Fn(&u8) -> bool) -> (&[u8], &[u8]) {
     text.split_at(text.iter().position(ends).unwrap_or(text.len()))
 }

@@ -1,4 +1,5 @@
-//! `shared-secret`: the header is the secret itself. It proves who sent the request once, and nothing about the body.
+//! Verifies `shared-secret`: the header is the secret itself. It authenticates the sender, but does
+//! not protect the body.
 
 use sha2::{Digest, Sha256};
 
@@ -9,7 +10,7 @@ use super::mac::constant_time_eq;
 use super::spec::SharedSecretSpec;
 use super::verify_error::VerifyError;
 
-/// Most lines of the header that are checked.
+/// Number of header lines that are checked.
 const MAX_LINES: usize = 16;
 
 pub(super) fn verify<'a>(
@@ -27,8 +28,8 @@ pub(super) fn verify<'a>(
     if verified { Ok(CoveredHeaders::default()) } else { Err(VerifyError::Mismatch) }
 }
 
-/// Returns true if `sent` is one of `secrets`. Hashes are compared, so that not even the secret's
-/// length shows.
+/// Returns true if `sent` is one of `secrets`. Hashes are compared, so that the time does not even
+/// show the length of the secret.
 fn is_one(secrets: &[Secret], sent: &[u8]) -> bool {
     let sent = Sha256::digest(sent);
     secrets.iter().fold(false, |found, secret| {

@@ -1,7 +1,10 @@
-//! The counterpart of [`verify`](super::verify): signs as a provider does, for test events.
+//! Signs requests as a provider does, for test events. It is the counterpart of
+//! [`verify`](super::verify).
 //!
-//! Guarantee: what is signed here for a time verifies at that time, whatever the scheme. With several keys the first one
-//! signs.
+//! # Guarantees
+//!
+//! - A signed request verifies at its time under every scheme, and the first of several keys signs
+//!   (`signed_request_verifies_only_with_its_key_and_body`).
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -18,30 +21,31 @@ use super::spec::{
 use super::template::Template;
 use crate::clock;
 
-/// How long a token is valid, in seconds: LiveKit's five minutes.
+/// Lifetime of a token in seconds. LiveKit's tokens are valid for five minutes.
 const TOKEN_LIFETIME_SECONDS: i64 = 300;
 
-/// Why a request cannot be signed.
+/// Error of a request that cannot be signed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SignError {
-    /// There is no key of the kind that the scheme takes.
+    /// There is no key of the kind that the scheme needs.
     #[error("there is no key of the kind that the signature takes")]
     NoKey,
-    /// A time that the scheme cannot say.
+    /// The scheme cannot represent the time.
     #[error("the signature cannot carry this time")]
     Time,
-    /// The secret would have to be sent as a header, and no header can hold it.
+    /// The secret would have to be sent as a header, but is not a valid header value.
     #[error("the secret cannot stand in a header")]
     NotAHeader,
-    /// The key cannot be used.
+    /// The key is unusable.
     #[error("the key cannot be used")]
     Key,
 }
 
-/// A request's signature: header names in lower case, and their values, which are as secret as the request is.
+/// Signature headers: names in lower case, and their values. The values are as secret as the
+/// request.
 pub type SignatureHeaders = Vec<(String, String)>;
 
-/// Signs `body` as sent at the time `now`; `id` goes where the scheme has one.
+/// Signs `body` as sent at the time `now`. `id` is used if the scheme has an id.
 ///
 /// # Errors
 /// See [`SignError`].
@@ -201,7 +205,7 @@ mod tests {
         Registry::from_text("test", &toml).unwrap().get("acme").unwrap().scheme.clone()
     }
 
-    /// Every scheme, in all the spellings that it has.
+    /// Every scheme in each of its variants.
     fn schemes() -> Vec<Scheme> {
         let mut all: Vec<Scheme> =
             Registry::load(None).unwrap().iter().map(|platform| platform.scheme.clone()).collect();

@@ -1,8 +1,10 @@
-//! How a platform's requests prove themselves, as data.
+//! Describes the signature scheme of a platform as data.
 //!
-//! Guarantee: a scheme without [`Scheme::validate`] leaves no choice to the sender: which header counts, what is
-//! signed, which hash and which spelling are fixed by the definition, and two values that are signed side by side can
-//! not be told apart differently from how the sender meant them.
+//! # Guarantees
+//!
+//! - A scheme that passes [`Scheme::validate`] is unambiguous. The definition fixes the header, the
+//!   signed content, the hash and the encoding. Two adjacent signed values cannot be split
+//!   differently (`ambiguous_schemes_are_refused`).
 
 use std::time::Duration;
 
@@ -11,44 +13,45 @@ use serde::Deserialize;
 use super::standard_webhooks;
 use super::template::Template;
 
-/// The hash under an HMAC.
+/// Hash function of an HMAC.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Hash {
-    /// Legacy; only for providers that have nothing else.
+    /// For providers that offer nothing else.
     Sha1,
-    /// The usual one.
+    /// The default.
     #[default]
     Sha256,
-    /// The long one.
+    /// The longest one.
     Sha512,
 }
 
-/// How a signature is spelled.
+/// Encoding of a signature.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Encoding {
-    /// Two digits a byte. Upper case is accepted too: some senders' libraries write it, and it opens nothing.
+    /// Two digits per byte. Upper case is accepted too, because some senders write it and it
+    /// weakens nothing.
     #[default]
     Hex,
     /// Either alphabet, with or without padding.
     Base64,
 }
 
-/// How a secret's text becomes a key.
+/// Encoding of a secret's text.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SecretEncoding {
-    /// The text's bytes.
+    /// Bytes of the text.
     #[default]
     Utf8,
-    /// The bytes that the text stands for, in either alphabet, with or without padding.
+    /// Base64 in either alphabet, with or without padding.
     Base64,
-    /// The bytes that the text stands for, in either case.
+    /// Hex in either case.
     Hex,
 }
 
-/// What a signature's timestamp is.
+/// Format of the timestamp of a signature.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 pub enum TimestampUnit {
     /// Seconds since the epoch: digits only, no leading zero.
@@ -63,63 +66,64 @@ pub enum TimestampUnit {
     Rfc3339,
 }
 
-/// A header that holds the time of the signature.
+/// Header with the time of the signature.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TimestampHeader {
-    /// Lower-case name.
+    /// Name in lower case.
     pub header: String,
-    /// What it holds.
+    /// Format of its value.
     pub unit: TimestampUnit,
 }
 
-/// `hmac`: one header with a signature, or several of which one must verify.
+/// `hmac`: one header with one or more signatures, of which one must verify.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HmacSpec {
-    /// Lower-case names; the first one present counts, there is no fallback to the next.
+    /// Names in lower case. The first one present counts; the next is no fallback.
     pub headers: Vec<String>,
-    /// Text before each signature, such as `sha256=`, in either case.
+    /// Text before each signature, such as `sha256=`, compared without regard to case.
     pub prefix: String,
-    /// The hash.
+    /// Hash function.
     pub hash: Hash,
-    /// The spelling.
+    /// Encoding of the signature.
     pub encoding: Encoding,
-    /// The key.
+    /// Encoding of the secret.
     pub secret_encoding: SecretEncoding,
-    /// What is signed.
+    /// Signed content.
     pub signed: Template,
-    /// Where `{timestamp}` is.
+    /// Source of `{timestamp}`.
     pub timestamp: Option<TimestampHeader>,
-    /// Lower-case name of the header that `{id}` stands for.
+    /// Name of the header of `{id}`, in lower case.
     pub id: Option<String>,
-    /// How far the timestamp may be off, in both directions. `None`: it is not checked.
+    /// Longest accepted difference of the timestamp, in both directions. `None`: it is not checked.
     pub tolerance: Option<Duration>,
 }
 
-/// `pairs`: one header with `key=value` pairs, such as `t=1565220904,v1=20c7…`. Unknown keys beside a good signature
-/// are ignored, and any of several signatures may match (rotation), but there is only one time.
+/// `pairs`: one header with `key=value` pairs, such as `t=1565220904,v1=20c7…`. Unknown keys are
+/// ignored. Any of several signatures may match (rotation), but there is only one time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PairsSpec {
-    /// Lower-case names; the first one present counts, there is no fallback to the next.
+    /// Names in lower case. The first one present counts; the next is no fallback.
     pub headers: Vec<String>,
     /// Key of the time: `t`.
     pub timestamp_key: String,
     /// Key of a signature: `v1`.
     pub signature_key: String,
-    /// The hash.
+    /// Hash function.
     pub hash: Hash,
-    /// The spelling.
+    /// Encoding of the signature.
     pub encoding: Encoding,
-    /// The key.
+    /// Encoding of the secret.
     pub secret_encoding: SecretEncoding,
-    /// What is signed; `{timestamp}` is the header's.
+    /// Signed content. `{timestamp}` is the time in the header.
     pub signed: Template,
-    /// What the time is; it must be there even where nothing looks at it.
+    /// Format of the time, which is required even if nothing checks it.
     pub unit: TimestampUnit,
-    /// How far the time may be off, in both directions; checked before the signature. `None`: it is not checked.
+    /// Longest accepted difference of the time, in both directions, checked before the signature.
+    /// `None`: it is not checked.
     pub tolerance: Option<Duration>,
 }
 
-/// The three headers of Standard Webhooks under one prefix, lower-case.
+/// Names of the three Standard Webhooks headers with one prefix, in lower case.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StandardHeaders {
     /// `webhook-id`.
@@ -130,21 +134,22 @@ pub struct StandardHeaders {
     pub signature: String,
 }
 
-/// `standard-webhooks`: HMAC-SHA256 over `{id}.{timestamp}.{body}`; only `v1` signatures count.
+/// `standard-webhooks`: HMAC-SHA256 over `{id}.{timestamp}.{body}`. Only `v1` signatures count.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StandardWebhooksSpec {
-    /// The first set whose signature header is present counts.
+    /// Header sets. The first one whose signature header is present counts.
     pub headers: Vec<StandardHeaders>,
-    /// How far the timestamp may be off, in both directions.
+    /// Longest accepted difference of the timestamp, in both directions.
     pub tolerance: Duration,
     pub(super) signed: Template,
 }
 
 impl StandardWebhooksSpec {
-    /// From the names of the signature headers, such as `webhook-signature` and `svix-signature`.
+    /// Derives the header sets from the names of the signature headers, such as `webhook-signature`
+    /// and `svix-signature`.
     ///
     /// # Errors
-    /// When a name does not end in `-signature`.
+    /// Returns an error if a name does not end in `-signature`.
     pub fn new(headers: &[String], tolerance: Duration) -> Result<Self, SchemeError> {
         let set = |name: &String| {
             let prefix = name.strip_suffix("-signature").ok_or(SchemeError {
@@ -162,23 +167,24 @@ impl StandardWebhooksSpec {
     }
 }
 
-/// `livekit-jwt`: a JWT (HS256) whose issuer chooses the credential and whose `sha256` claim is the body's hash.
+/// `livekit-jwt`: a JWT (HS256) whose issuer selects the credential and whose claim `sha256` is the
+/// hash of the body.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JwtSpec {
-    /// Lower-case names; the first one present counts, there is no fallback to the next.
+    /// Names in lower case. The first one present counts; the next is no fallback.
     pub headers: Vec<String>,
-    /// How far `exp` and `nbf` may be off.
+    /// Longest accepted difference of `exp` and `nbf`.
     pub leeway: Duration,
 }
 
 /// `shared-secret`: the header is the secret itself. Nothing is signed, so no header is covered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SharedSecretSpec {
-    /// Lower-case names; the first one present counts, there is no fallback to the next.
+    /// Names in lower case. The first one present counts; the next is no fallback.
     pub headers: Vec<String>,
 }
 
-/// How requests prove themselves.
+/// Signature scheme of a platform.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Scheme {
     /// See [`HmacSpec`].
@@ -193,12 +199,12 @@ pub enum Scheme {
     SharedSecret(SharedSecretSpec),
 }
 
-/// Why a scheme cannot be used.
+/// Reason why a scheme is unusable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{key}: {reason}")]
 pub struct SchemeError {
-    /// The key of the signature table that is wrong.
+    /// Key of the signature table that is wrong.
     pub key: &'static str,
-    /// What is wrong with it.
+    /// Description of the problem.
     pub reason: &'static str,
 }

@@ -1,4 +1,5 @@
-//! `standard-webhooks`: HMAC-SHA256 over `{id}.{timestamp}.{body}` in base64, one `v1,…` among other words.
+//! Verifies `standard-webhooks`: HMAC-SHA256 over `{id}.{timestamp}.{body}` in base64, as `v1,…` in
+//! a list.
 
 use super::headers::{Headers, single_header, unquote};
 use super::keys::Secret;
@@ -8,10 +9,10 @@ use super::template::{Template, TemplatePart};
 use super::verify_error::VerifyError;
 use super::{CoveredHeaders, Millis, timestamp};
 
-/// Most words that are read: a version or a signature each.
+/// Number of words that are read. A word is a version or a signature.
 const MAX_WORDS: usize = 64;
 
-/// The words of all lines of the signature header.
+/// Words of all lines of the signature header.
 #[derive(Default)]
 struct SignatureWords {
     lines: usize,
@@ -20,8 +21,8 @@ struct SignatureWords {
 }
 
 impl SignatureWords {
-    /// Adds a line such as `v1,g0hM… v1,bm9l…`. Proxies that join lines put commas between them, so
-    /// commas and blanks separate alike: a word behind `v1` is a signature.
+    /// Adds a line such as `v1,g0hM… v1,bm9l…`. Proxies join lines with commas, so commas and
+    /// blanks both separate words. The word after `v1` is a signature.
     fn add(&mut self, line: &[u8]) {
         self.lines += 1;
         let mut version: &[u8] = b"";
@@ -41,7 +42,7 @@ impl SignatureWords {
     }
 }
 
-/// What the scheme signs.
+/// Returns the signed content of the scheme.
 pub(super) fn template() -> Template {
     let dot = || TemplatePart::Literal(".".to_owned());
     Template::new(vec![TemplatePart::Id, dot(), TemplatePart::Timestamp, dot(), TemplatePart::Body])

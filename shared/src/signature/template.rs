@@ -1,9 +1,9 @@
-//! What is signed, as a definition writes it: `{timestamp}.{body}`.
+//! Parses the signed content of a definition, such as `{timestamp}.{body}`.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// A piece of what is signed.
+/// Part of the signed content.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TemplatePart {
     /// Fixed text.
@@ -16,28 +16,28 @@ pub enum TemplatePart {
     Id,
 }
 
-/// What is signed: fixed text around `{body}`, `{timestamp}` and `{id}`.
+/// Signed content: fixed text with `{body}`, `{timestamp}` and `{id}`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Template {
     parts: Vec<TemplatePart>,
 }
 
-/// A template that cannot be used.
+/// Error of an unusable template.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TemplateError {
-    /// A `{…}` that stands for nothing, or a brace without its partner.
+    /// An unknown placeholder, or a brace without its partner.
     #[error("may hold {{body}}, {{timestamp}} and {{id}}, and no other brace")]
     Placeholder,
-    /// Twice the same placeholder.
+    /// A placeholder that occurs twice.
     #[error("must not name a placeholder twice")]
     Repeated,
-    /// The body is not signed.
+    /// A template without `{body}`.
     #[error("must contain {{body}}")]
     NoBody,
 }
 
 impl Template {
-    /// `{body}`.
+    /// Returns the template `{body}`.
     #[must_use]
     pub fn body() -> Self {
         Self { parts: vec![TemplatePart::Body] }
@@ -47,13 +47,13 @@ impl Template {
         Self { parts }
     }
 
-    /// The pieces, in order.
+    /// Parts in order.
     #[must_use]
     pub fn parts(&self) -> &[TemplatePart] {
         &self.parts
     }
 
-    /// Whether `part` is signed.
+    /// Returns true if `part` is signed.
     #[must_use]
     pub fn has(&self, part: &TemplatePart) -> bool {
         self.parts.contains(part)

@@ -12,7 +12,7 @@ use super::*;
 use crate::config::SecretText;
 use crate::platform::registry::Registry;
 
-/// See `generate.py` beside them.
+/// Fixtures, made by `generate.py` in the same folder.
 const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures");
 
 #[derive(Deserialize)]
@@ -161,7 +161,7 @@ fn request_with_a_changed_byte_is_refused() {
         for (line, (name, value)) in request.headers.iter().enumerate() {
             for at in 0..value.len() {
                 let mut forged = request.headers.clone();
-                // Case is not a change: hex may be in either.
+                // Hex is accepted in either case, so a changed case is not a change.
                 let other = if value.as_bytes()[at] == b'0' { '1' } else { '0' };
                 forged[line].1.replace_range(at..=at, &other.to_string());
                 let pairs_beside =
@@ -174,7 +174,7 @@ fn request_with_a_changed_byte_is_refused() {
     }
 }
 
-/// Whether byte `at` lies in a pair that is passed over, and stays one without it.
+/// Returns true if byte `at` is in an ignored pair and the pair stays ignored without it.
 fn at_ignored_pair(spec: &PairsSpec, header: &str, at: usize) -> bool {
     let (begin, end) =
         (header[..at].rfind(',').map_or(0, |comma| comma + 1), header[at..].find(','));
@@ -185,7 +185,8 @@ fn at_ignored_pair(spec: &PairsSpec, header: &str, at: usize) -> bool {
     !read
 }
 
-/// Whether byte `at` is one of the last digits, worth less than the tolerance, of a time in ms that is not signed.
+/// Returns true if byte `at` is one of the last digits of an unsigned time in milliseconds, worth
+/// less than the tolerance.
 fn unsigned_time(scheme: &Scheme, header: &str, at: usize) -> bool {
     matches!(scheme, Scheme::Pairs(spec) if !spec.signed.has(&TemplatePart::Timestamp) && spec.unit == TimestampUnit::Millis)
         && (10..=14).contains(&at)
@@ -215,7 +216,8 @@ fn covered_headers_are_told_from_unsigned_ones() {
             && !scheme.covers("twitch-eventsub-subscription-type")
     );
 
-    // Beside the set that was signed, the other set's headers are anybody's; its names stand for the signed ones.
+    // The headers of the set that was not signed are not covered. Their names return the signed
+    // ones.
     let (fixture, scheme) = read(&Path::new(FIXTURES).join("standard-webhooks"));
     let request =
         fixture.requests.iter().find(|request| request.name == "under Svix's names").unwrap();
@@ -439,7 +441,7 @@ fn ambiguous_schemes_are_refused() {
     assert!(StandardWebhooksSpec::new(&["signature".to_owned()], Duration::ZERO).is_err());
 }
 
-/// Header values and bodies that come near to what verifiers read.
+/// Header values and bodies that resemble valid ones.
 fn near() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![
         prop::collection::vec(any::<u8>(), 0..80),

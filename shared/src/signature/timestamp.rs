@@ -1,4 +1,9 @@
-//! Whether a request's own time is near enough to ours.
+//! Parses the timestamp of a signature and compares it with the clock.
+//!
+//! # Guarantees
+//!
+//! - A request verifies exactly within the tolerance, in both directions
+//!   (`request_verifies_exactly_within_the_tolerance`).
 
 use std::time::Duration;
 
@@ -7,11 +12,11 @@ use super::verify_error::VerifyError;
 use crate::event::Millis;
 use crate::json::time;
 
-/// Longest number: beyond the year 30000 in either unit.
+/// Longest number. In either unit it reaches beyond the year 30000.
 const MAX_DIGITS: usize = 15;
 
-/// A signature's timestamp. It stays signed as its own text, so a number has one spelling only: digits without a
-/// leading zero.
+/// Parses the timestamp of a signature. The text itself is signed, so each number has only one
+/// spelling: digits without a leading zero.
 pub(super) fn parse(unit: TimestampUnit, text: &[u8]) -> Result<Millis, VerifyError> {
     let parsed = match unit {
         TimestampUnit::Seconds => digits(text).and_then(|seconds| seconds.checked_mul(1000)),
@@ -29,8 +34,8 @@ fn digits(text: &[u8]) -> Option<i64> {
     std::str::from_utf8(text).ok()?.parse().ok()
 }
 
-/// Checks that `at` is at most `tolerance` before or after `now`, in whole seconds. `signature_valid` goes into the
-/// refusal.
+/// Checks that `at` is at most `tolerance` before or after `now`, in whole seconds. The error
+/// carries `signature_valid`.
 pub(super) fn check(
     at: Millis,
     now: Millis,

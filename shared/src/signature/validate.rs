@@ -1,10 +1,11 @@
-//! Which schemes cannot be used.
+//! Finds unusable and ambiguous signature schemes.
 
 use super::spec::{HmacSpec, PairsSpec, Scheme, SchemeError, TimestampUnit};
 use super::template::{Template, TemplatePart};
 
 impl Scheme {
-    /// Everything that makes this scheme unusable or ambiguous; empty: it can be used.
+    /// Returns every reason why this scheme is unusable or ambiguous. It is usable if the list is
+    /// empty.
     #[must_use]
     pub fn validate(&self) -> Vec<SchemeError> {
         let mut found = Vec::new();
@@ -27,7 +28,7 @@ fn problem(key: &'static str, reason: &'static str) -> SchemeError {
     SchemeError { key, reason }
 }
 
-/// A token of RFC 9110, in lower case.
+/// Returns true for a token of RFC 9110 in lower case.
 fn is_header_name(name: &str) -> bool {
     let inside =
         |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"!#$%&'*+-.^_`|~".contains(&b);
@@ -79,8 +80,8 @@ fn pairs(spec: &PairsSpec, found: &mut Vec<SchemeError>) {
     adjacent(&spec.signed, spec.unit, found);
 }
 
-/// Refuses two values side by side, where the end of the one could be sent as the beginning of the other. Only RFC 3339
-/// shows where it begins and ends.
+/// Refuses two adjacent values, because the end of one could be sent as the start of the other.
+/// Only an RFC 3339 time shows its own ends.
 fn adjacent(signed: &Template, unit: TimestampUnit, found: &mut Vec<SchemeError>) {
     let clear = |part: &TemplatePart| {
         matches!(part, TemplatePart::Literal(_))

@@ -1,5 +1,5 @@
-//! Other spellings that a configured secret may stand for. Tools ask for them; no request is judged
-//! by them.
+//! Lists other encodings that a configured secret may have. Tools use them for hints; no request is
+//! verified with them.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE, URL_SAFE_NO_PAD};
@@ -8,7 +8,7 @@ use super::base64_text;
 use super::keys::{Credential, Keys, Secret};
 
 impl Keys {
-    /// Keys that an operator may have meant, each with what to say about it.
+    /// Returns keys that the operator may have meant, each with a description.
     #[must_use]
     pub fn variants(&self) -> Vec<(&'static str, Self)> {
         let mut found = Vec::new();

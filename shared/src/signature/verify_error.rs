@@ -1,50 +1,51 @@
-//! Why a request is not genuine.
+//! Defines the error of a request that does not verify.
 
-/// Why a request is not genuine. Neither `Debug` nor `Display` holds a secret, a signature or a part of the body, and
-/// [`VerifyError::message`] tells a forger nothing but what the contract promises.
+/// Reason why a request does not verify. `Debug` and `Display` hold no secret, no signature and no
+/// part of the body. [`VerifyError::message`] tells the sender only what the contract documents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum VerifyError {
-    /// No signature header.
+    /// There is no signature header.
     #[error("no signature header")]
     Missing,
-    /// A header that no genuine request has.
+    /// A header that a valid request never has.
     #[error("malformed: {0}")]
     Malformed(&'static str),
     /// No secret makes this signature.
     #[error("signature mismatch")]
     Mismatch,
-    /// A genuine token for another body.
+    /// The token is valid, but for another body.
     #[error("the token was made for another body")]
     BodyHashMismatch,
-    /// Too old, or from the future.
+    /// The time is too old or in the future.
     #[error("timestamp outside tolerance: received {received}, current {current}")]
     OutsideTolerance {
-        /// The request's time in seconds; for a token, the limit that it missed.
+        /// Time of the request in seconds. For a token, the limit that it missed.
         received: i64,
         /// Our time in seconds.
         current: i64,
-        /// Distance of the two in seconds.
+        /// Difference of the two in seconds.
         diff: i64,
-        /// Whether all else about the request is right, so that a wrong clock of ours would be to blame.
+        /// Set if the request is valid except for the time, so that our clock may be wrong.
         signature_valid: bool,
     },
 }
 
 impl VerifyError {
-    /// Whether only time is the matter (`E_WEBHOOK_SIGNATURE_ERROR`), else `E_WEBHOOK_INVALID_SIGNATURE`.
+    /// Returns true for `E_WEBHOOK_SIGNATURE_ERROR`, where only the time is wrong. All others are
+    /// `E_WEBHOOK_INVALID_SIGNATURE`.
     #[must_use]
     pub fn is_expiry(&self) -> bool {
         matches!(self, Self::OutsideTolerance { .. })
     }
 
-    /// Whether the request would verify but for the time.
+    /// Returns true if the request would verify at another time.
     #[must_use]
     pub fn is_valid_except_time(&self) -> bool {
         matches!(self, Self::OutsideTolerance { signature_valid: true, .. })
     }
 
-    /// Whether another body under the same headers might verify, so that it is worth a try with what a compressed one
-    /// stands for.
+    /// Returns true if another body might verify under the same headers. A compressed body is then
+    /// tried again after decoding.
     #[must_use]
     pub fn depends_on_body(&self) -> bool {
         match self {
@@ -54,7 +55,7 @@ impl VerifyError {
         }
     }
 
-    /// What the sender is told.
+    /// Message for the sender.
     #[must_use]
     pub fn message(&self) -> String {
         match self {

@@ -1,4 +1,4 @@
-//! `[platforms.NAME.effects]`: what each event type does.
+//! Reads `[platforms.NAME.effects]`: the effect of each event type.
 
 use std::collections::HashMap;
 use std::fmt::Display;
@@ -14,20 +14,20 @@ use crate::platform::types::{
     MissingSession, Pointer, RecordingState, SessionColumn,
 };
 
-/// Longest status of a job and longest name of a member of a session's `data`, in bytes.
+/// Longest status of a job, and longest member name in `data` of a session, in bytes.
 const MAX_WORD_BYTES: usize = 64;
 
-/// What an effect's reading depends on.
+/// Settings that the effects depend on.
 pub(super) struct EffectContext<'a> {
-    /// The platform's event section, if it could be read.
+    /// Event section of the platform, unless it has problems.
     pub(super) event: Option<&'a EventSpec>,
-    /// What happens without a session.
+    /// Policy for an event without a session.
     pub(super) missing_session: MissingSession,
-    /// Whether `session.announce` may be named.
+    /// Set if `session.announce` is allowed.
     pub(super) reserved: bool,
 }
 
-/// Reads the section; problems are noted and their effects left out.
+/// Reads the section. Effects with problems are reported and left out.
 pub(super) fn read(
     section: TableReader<'_>,
     context: &EffectContext<'_>,
@@ -175,7 +175,7 @@ fn required<T: FromStr<Err: Display>>(
     section.word(name, str::parse)
 }
 
-/// What a job's row shall say; open, since every sender has words of its own.
+/// Reads the status of a job. Any word is allowed, since every sender has its own.
 fn status_text(section: &mut TableReader<'_>) -> Option<String> {
     if !section.has("status") {
         section.problem("status", "is missing");
@@ -183,7 +183,7 @@ fn status_text(section: &mut TableReader<'_>) -> Option<String> {
     section.word("status", |text| plain(text).map(|()| text.to_owned()))
 }
 
-/// `set` of `session.viewers`.
+/// Reads `set` of `session.viewers`.
 fn viewers(section: &mut TableReader<'_>) -> Vec<(SessionColumn, Vec<Pointer>)> {
     let set: Vec<(SessionColumn, _)> = set(section, |_| false);
     let key = section.key("set");
@@ -200,7 +200,7 @@ fn viewers(section: &mut TableReader<'_>) -> Vec<(SessionColumn, Vec<Pointer>)> 
     set
 }
 
-/// `data = { member = pointer(s) }`.
+/// Reads `data = { member = pointer(s) }`.
 fn members(section: &mut TableReader<'_>) -> Vec<DataMember> {
     named(section, "data", |name| plain(name).map(|()| name.to_owned()), |_| false)
 }
@@ -221,7 +221,8 @@ fn id(section: &mut TableReader<'_>) -> Vec<Pointer> {
     id.unwrap_or_default()
 }
 
-/// `set = { column = pointer(s) }`; `whole` columns may take the whole body, `""`.
+/// Reads `set = { column = pointer(s) }`. A column for which `whole` is true may take the whole
+/// body, `""`.
 fn set<C: FromStr<Err: Display>>(
     section: &mut TableReader<'_>,
     whole: impl Fn(&C) -> bool,
@@ -229,7 +230,7 @@ fn set<C: FromStr<Err: Display>>(
     named(section, "set", |name| name.parse().map_err(|reason: C::Err| reason.to_string()), whole)
 }
 
-/// A table of names with a pointer or several each.
+/// Reads a table of names with one or more pointers each.
 fn named<N>(
     section: &mut TableReader<'_>,
     table: &'static str,

@@ -1,4 +1,4 @@
-//! `[platforms.NAME.event]`: where an event's parts are found, and what its body must look like.
+//! Reads `[platforms.NAME.event]`: the locations of an event's parts, and the schemas of its body.
 
 use std::collections::HashMap;
 
@@ -8,7 +8,7 @@ use crate::platform::schema::{self, Schemas};
 use crate::platform::types::{EventSpec, Locator, Pointer};
 use crate::signature::Scheme;
 
-/// Reads the section; `None` after at least one problem.
+/// Reads the section. Returns `None` after at least one problem.
 pub(super) fn read(
     mut section: TableReader<'_>,
     scheme: Option<&Scheme>,

@@ -1,4 +1,4 @@
-//! `[platforms.NAME.handshake]`: what the provider asks before, or besides, sending events.
+//! Reads `[platforms.NAME.handshake]`: the probes that a provider sends beside its events.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -7,23 +7,23 @@ use super::syntax::secret_ref;
 use super::table_reader::TableReader;
 use crate::platform::types::{Handshake, PlatformSource, SecretRef};
 
-/// Most topics of one platform.
+/// Maximum number of topics of a platform.
 const MAX_TOPICS: usize = 1000;
-/// Longest topic, in bytes.
+/// Longest topic in bytes.
 const MAX_TOPIC_BYTES: usize = 2048;
 
-/// Parts of the definition around the section.
+/// Settings that the handshake depends on.
 #[derive(Clone, Copy)]
 pub(super) struct HandshakeContext<'a> {
-    /// `true` where the signature takes key pairs; `None`: not known.
+    /// Set if the signature scheme uses key pairs. `None`: the scheme is unknown.
     pub(super) credentials: Option<bool>,
-    /// Origin of the definition.
+    /// Source of the definition.
     pub(super) source: PlatformSource,
-    /// Folder in which relative paths of secrets start.
+    /// Folder of relative secret paths.
     pub(super) folder: Option<&'a Path>,
 }
 
-/// Reads the section; `None` after at least one problem.
+/// Reads the section. Returns `None` after at least one problem.
 pub(super) fn read(
     mut section: TableReader<'_>,
     context: HandshakeContext<'_>,
@@ -57,8 +57,8 @@ pub(super) fn read(
     (report.count() == before).then_some(handshake)
 }
 
-/// The reference to Meta's token. A registered definition has none: it must not read this process's
-/// environment.
+/// Reads the reference to Meta's token. A registered definition must not have one, since it would
+/// read this process's environment.
 fn verify_token(section: &mut TableReader<'_>, context: HandshakeContext<'_>) -> Option<SecretRef> {
     if context.source == PlatformSource::Registered {
         section.take("verify_token");

@@ -1,20 +1,26 @@
-//! Laying one definition over another.
+//! Merges a definition with the one that it is based on.
 //!
-//! Guarantee: what the upper one says holds; tables merge key by key, everything else is replaced whole, `false` where
-//! no truth value belongs removes. Where the upper definition changes what gives a section its meaning (another
-//! signature scheme, another event type pointer, another effect), the lower one's words about it are dropped, so
-//! that nobody inherits what cannot fit.
+//! # Guarantees
+//!
+//! - Tables are merged key by key, and all other values are replaced
+//!   (`tables_are_merged_and_other_values_replaced`).
+//! - `false` removes a key, unless the key takes a boolean
+//!   (`false_removes_a_key_unless_it_is_a_switch`).
+//! - A change of the signature scheme, the event type pointer or an effect drops the inherited keys
+//!   that depend on it (`other_scheme_drops_the_inherited_signature`,
+//!   `other_type_pointer_drops_the_inherited_body_shape`,
+//!   `effect_merges_with_its_kind_and_replaces_another`).
 
 use toml::{Table, Value};
 
-/// What of a preset another platform never takes over: its names, its switches and what it verifies with.
+/// Keys that a platform does not inherit from its preset: names, switches and secrets.
 const NOT_INHERITED: [&str; 6] =
     ["aliases", "label", "secrets", "credentials", "enabled", "paused"];
 
-/// What describes the body in which `event.type` is found.
+/// Keys that describe the body in which `event.type` is found.
 const BODY_SHAPE_KEYS: [&str; 4] = ["batch", "schema", "schemas", "platform"];
 
-/// A bundled definition as a starting point for another platform.
+/// Turns a bundled definition into a preset of another platform.
 pub(super) fn as_preset(mut base: Table) -> Table {
     for key in NOT_INHERITED {
         base.remove(key);
@@ -22,7 +28,7 @@ pub(super) fn as_preset(mut base: Table) -> Table {
     base
 }
 
-/// A platform's definition `over` laid over `base`.
+/// Merges the definition `over` into `base`.
 pub(super) fn definition(mut base: Table, over: Table) -> Table {
     if let Some(over) = table(&over, "signature")
         && let Some(scheme) = over.get("scheme")
@@ -54,16 +60,16 @@ fn table<'t>(of: &'t Table, key: &str) -> Option<&'t Table> {
     of.get(key).and_then(Value::as_table)
 }
 
-/// What a table is, which decides what `false` means in it.
+/// Kind of a table, which decides the meaning of `false` in it.
 #[derive(Clone, Copy)]
 enum TableKind {
     Platform,
     Event,
-    /// Anything else of a definition, such as effects by type.
+    /// Any other table, such as effects by type.
     Plain,
     /// JSON Schemas by event type.
     Schemas,
-    /// Inside a JSON Schema.
+    /// A table inside a JSON Schema.
     Schema,
 }
 
@@ -77,7 +83,7 @@ impl TableKind {
         }
     }
 
-    /// Whether `key = false` is a value and not a removal.
+    /// Returns true if `key = false` is a value, not a removal.
     fn has_truth_value(self, key: &str) -> bool {
         match self {
             Self::Platform => matches!(key, "enabled" | "paused"),

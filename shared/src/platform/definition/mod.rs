@@ -1,11 +1,16 @@
-//! The grammar of a platform definition, from TOML to a checked [`Platform`].
+//! Compiles a platform definition from TOML to a checked [`Platform`].
 //!
-//! Guarantee: a definition is read to its end whatever is wrong with it, so that all of its problems are seen at once,
-//! each with file, key and reason; a `Platform` comes out only when there is none. What this release does not do yet
-//! is refused, never silently left out.
+//! # Guarantees
 //!
-//! A definition is laid over a bundled one: its own (`[platforms.mux]`), or `preset`, or `generic`. See `merge` for
-//! what that means.
+//! - All problems of a definition are reported at once, each with file, key and reason
+//!   (`compile_reports_all_problems_at_once`).
+//! - A `Platform` is returned only if there is no problem.
+//! - Unknown keys are refused, never ignored (`unknown_keys_are_refused_at_every_level`).
+//!
+//! # Design
+//!
+//! A definition is merged into a bundled one: its own (`[platforms.mux]`), its `preset`, or
+//! `generic`. See `merge`.
 
 mod effects;
 mod event;
@@ -31,20 +36,20 @@ use super::types::{
 };
 use crate::event::MAX_EVENT_TYPE_BYTES;
 
-/// Most event types that one section of a definition may name.
+/// Maximum number of event types in one section of a definition.
 const MAX_TYPES: usize = 1000;
-/// Most secrets at a time: rotation needs two.
+/// Maximum number of secrets at a time. A rotation needs two.
 const MAX_SECRETS: usize = 16;
-/// Most other names of a platform.
+/// Maximum number of aliases of a platform.
 const MAX_ALIASES: usize = 16;
-/// Highest limit a minute, and most events at once; the limiter counts in microseconds.
+/// Highest limit per minute, and largest burst. The limiter counts in microseconds.
 const MAX_RATE_PER_MINUTE: u32 = 60_000_000;
-/// Limit a minute where neither the definition nor its preset has one.
+/// Limit per minute if neither the definition nor its preset has one.
 const DEFAULT_RATE_PER_MINUTE: u32 = 100;
-/// Longest time for which duplicates are remembered, in hours.
+/// Longest time in hours for which duplicates are remembered.
 const MAX_DEDUP_HOURS: u32 = 366 * 24;
 
-/// Words that stand in the path where a platform does, or in labels, and so name none.
+/// Words that are no platform names, because paths or labels use them.
 const RESERVED_NAMES: [&str; 11] = [
     "register",
     "metrics",
@@ -59,21 +64,21 @@ const RESERVED_NAMES: [&str; 11] = [
     "unknown",
 ];
 
-/// A definition that is to be read.
+/// A definition to compile.
 pub(super) struct Definition<'a> {
-    /// Its place in the file.
+    /// Key of its table in the file.
     pub(super) key: String,
-    /// The platform's canonical name.
+    /// Canonical name of the platform.
     pub(super) name: PlatformName,
-    /// Where it came from.
+    /// Source of the definition.
     pub(super) source: PlatformSource,
-    /// All of it, presets included.
+    /// The whole definition, merged with its preset.
     pub(super) table: Table,
-    /// Where relative paths of secrets start.
+    /// Folder of relative secret paths.
     pub(super) folder: Option<&'a Path>,
 }
 
-/// A name that a user may give to a platform.
+/// Parses a name that a user may give to a platform.
 pub(super) fn platform_name(text: &str) -> Result<PlatformName, String> {
     let name = PlatformName::new(text).map_err(|reason| reason.to_string())?;
     if RESERVED_NAMES.contains(&text) {
@@ -82,24 +87,24 @@ pub(super) fn platform_name(text: &str) -> Result<PlatformName, String> {
     Ok(name)
 }
 
-/// Lays the user's definition of another platform over the bundled `preset`.
+/// Merges the user's definition of another platform into the bundled `preset`.
 pub(super) fn from_preset(preset: Table, over: Table) -> Table {
     merge::definition(merge::as_preset(preset), over)
 }
 
-/// Lays the user's words about a bundled platform over its own definition.
+/// Merges the user's definition of a bundled platform into the bundled one.
 pub(super) fn overridden(bundled: Table, over: Table) -> Table {
     merge::definition(bundled, over)
 }
 
-/// Checks a definition; `None` after at least one problem in `report`.
+/// Compiles a definition. Returns `None` after at least one problem in `report`.
 pub(super) fn compile(definition: Definition<'_>, report: &ProblemReport) -> Option<Platform> {
     let before = report.count();
     let Definition { key, name, source, table, folder } = definition;
     let reserved = source == PlatformSource::Reserved;
     let credentials = signature::takes_credentials(table.get("signature"));
     let mut section = TableReader::new(key, table, report);
-    // Which preset it is has been seen to when the tables were merged.
+    // The merge has already read the preset.
     section.take("preset");
 
     for table in ["signature", "event"] {
@@ -137,7 +142,7 @@ pub(super) fn compile(definition: Definition<'_>, report: &ProblemReport) -> Opt
         let fits = status(&value, |code| code == 429 || (500..=599).contains(&code));
         fits.ok_or("must be 429, or a status from 500 to 599".into())
     });
-    // Where a provider takes 4xx as final, a refused event is lost.
+    // If a provider takes a 4xx as final, a refused event is lost.
     let by_status = if busy_status.is_some_and(|code| code >= 500) {
         InvalidRequestPolicy::Keep
     } else {
@@ -231,7 +236,7 @@ fn event_types(section: &mut TableReader<'_>) -> Option<HashSet<String>> {
     Some(types.into_iter().collect())
 }
 
-/// Limits by event type.
+/// Reads the limits by event type.
 fn limits(section: &mut TableReader<'_>) -> HashMap<String, u32> {
     let Some(table) = section.table("limits") else { return HashMap::new() };
     let (report, path) = (table.report(), table.path().to_owned());
@@ -272,7 +277,7 @@ fn aliases(section: &mut TableReader<'_>, name: &PlatformName) -> Vec<PlatformNa
     aliases
 }
 
-/// What it verifies with; the scheme decides which of the two keys holds it.
+/// Reads the references to secrets. The scheme decides which of the two keys holds them.
 fn secrets(
     section: &mut TableReader<'_>,
     credentials: Option<bool>,
@@ -280,7 +285,7 @@ fn secrets(
     needed: bool,
 ) -> Option<SecretRefs> {
     let Some(credentials) = credentials else {
-        // A signature without a known scheme does not say which of the two it takes.
+        // Without a known scheme, either key may be the right one.
         section.take("secrets");
         section.take("credentials");
         return None;

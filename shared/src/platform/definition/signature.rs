@@ -1,4 +1,4 @@
-//! `[platforms.NAME.signature]`: how requests prove themselves.
+//! Reads `[platforms.NAME.signature]`: the signature scheme of requests.
 
 use std::time::Duration;
 
@@ -11,18 +11,20 @@ use crate::signature::{
     TemplatePart, TimestampHeader,
 };
 
-/// Where a definition says nothing: five minutes, in both directions.
+/// Default tolerance, in both directions.
 const DEFAULT_TOLERANCE: Duration = Duration::from_secs(300);
-/// Where a definition says nothing: a minute on either end of a token's validity.
+/// Default leeway at both ends of a token's validity.
 const DEFAULT_LEEWAY: Duration = Duration::from_secs(60);
-/// Longest tolerance: beyond it, a captured request could be sent again after its duplicate marker is gone.
+/// Longest tolerance. With a longer one, a captured request could be repeated after its dedup
+/// marker expired.
 const MAX_TOLERANCE: Duration = Duration::from_secs(24 * 3600);
-/// Most names under which a signature may come.
+/// Maximum number of names of the signature header.
 const MAX_HEADERS: usize = 8;
-/// Longest piece of text around a signature or in front of its pairs, in bytes.
+/// Longest text before a signature and longest key of a pair, in bytes.
 const MAX_TEXT_BYTES: usize = 64;
 
-/// Whether the scheme that `signature` names takes key pairs instead of secrets, even if the rest of it is wrong.
+/// Returns true if the scheme in `signature` uses key pairs instead of secrets, even if the rest of
+/// it has problems. Returns `None` for an unknown scheme.
 pub(super) fn takes_credentials(signature: Option<&toml::Value>) -> Option<bool> {
     match signature?.get("scheme")?.as_str()? {
         "livekit-jwt" => Some(true),
@@ -31,7 +33,7 @@ pub(super) fn takes_credentials(signature: Option<&toml::Value>) -> Option<bool>
     }
 }
 
-/// Reads the section; `None` after at least one problem.
+/// Reads the section. Returns `None` after at least one problem.
 pub(super) fn read(mut section: TableReader<'_>) -> Option<Scheme> {
     let before = section.report().count();
     if !section.has("scheme") {
@@ -84,7 +86,7 @@ fn hmac(section: &mut TableReader<'_>) -> Option<HmacSpec> {
         secret_encoding: section
             .parse("secret_encoding", |value| one_of(value, "utf8 base64 hex"))
             .unwrap_or_default(),
-        // An id that is not signed is never read, so naming it does no harm; `event.id` cannot refer to it.
+        // An unsigned id is never read, so it may be named. `event.id` cannot refer to it.
         id: section.word("id", syntax::header_ref).filter(|_| signed.has(&TemplatePart::Id)),
         signed,
         tolerance: tolerance.or(timestamp.is_some().then_some(DEFAULT_TOLERANCE)),

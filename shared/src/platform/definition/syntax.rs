@@ -1,6 +1,9 @@
-//! The small languages inside a definition: pointers, headers, durations, references to secrets.
+//! Parses the values of a definition: pointers, headers, durations and references to secrets.
 //!
-//! Guarantee: no reason for a refusal repeats the text that it is about, since that may be a secret in the wrong place.
+//! # Guarantees
+//!
+//! - No error repeats the text, since that may be a misplaced secret
+//!   (`secret_ref_error_does_not_repeat_the_text`).
 
 use std::path::Path;
 use std::str::FromStr;
@@ -8,9 +11,9 @@ use std::time::Duration;
 
 use super::super::types::{Locator, Pointer, PointerError, SecretRef};
 
-/// Longest pointer, in bytes.
+/// Longest pointer in bytes.
 const MAX_POINTER_BYTES: usize = 1024;
-/// Longest header name, in bytes.
+/// Longest header name in bytes.
 const MAX_HEADER_BYTES: usize = 128;
 
 impl FromStr for Pointer {
@@ -44,7 +47,7 @@ fn unescape(segment: &str) -> Result<String, PointerError> {
     Ok(plain)
 }
 
-/// A pointer to something inside the body.
+/// Parses a pointer to a part of the body.
 pub(super) fn pointer(text: &str) -> Result<Pointer, String> {
     let pointer: Pointer = text.parse().map_err(|reason: PointerError| reason.to_string())?;
     if pointer.segments.is_empty() {
@@ -53,12 +56,12 @@ pub(super) fn pointer(text: &str) -> Result<Pointer, String> {
     Ok(pointer)
 }
 
-/// A pointer to something inside the body, or to the whole of it.
+/// Parses a pointer to a part of the body or to the whole body.
 pub(super) fn place(text: &str) -> Result<Pointer, PointerError> {
     text.parse()
 }
 
-/// A pointer, or `header:Name`.
+/// Parses a pointer or `header:Name`.
 pub(super) fn locator(text: &str) -> Result<Locator, String> {
     if text.starts_with("header:") {
         return header_ref(text).map(Locator::Header);
@@ -66,13 +69,13 @@ pub(super) fn locator(text: &str) -> Result<Locator, String> {
     pointer(text).map(Locator::Body).map_err(|reason| format!("{reason}, or be header:Name"))
 }
 
-/// `header:Name`, in lower case.
+/// Parses `header:Name`. Returns the name in lower case.
 pub(super) fn header_ref(text: &str) -> Result<String, String> {
     let name = text.strip_prefix("header:").ok_or("must be header:Name")?;
     header(name)
 }
 
-/// A header's name, in lower case.
+/// Parses a header name. Returns it in lower case.
 pub(super) fn header(name: &str) -> Result<String, String> {
     let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
     if name.is_empty() || name.len() > MAX_HEADER_BYTES || !name.bytes().all(token) {
@@ -81,7 +84,7 @@ pub(super) fn header(name: &str) -> Result<String, String> {
     Ok(name.to_ascii_lowercase())
 }
 
-/// `250ms`, `30s`, `5m`, `24h`, `7d`; at least 1 ms, at most 366 days.
+/// Parses a duration such as `250ms`, `30s`, `5m`, `24h` or `7d`, from 1 ms to 366 days.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     const WRONG: &str = "must be a whole number with its unit: ms, s, m, h or d, such as \"5m\"";
     let digits = text.find(|c: char| !c.is_ascii_digit()).ok_or(WRONG)?;
@@ -103,7 +106,7 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// `env:NAME`, or `file:path` where a relative path starts at `folder`.
+/// Parses `env:NAME` or `file:path`. A relative path starts at `folder`.
 pub(crate) fn secret_ref(text: &str, folder: Option<&Path>) -> Result<SecretRef, String> {
     if let Some(name) = text.strip_prefix("env:") {
         let good = |b: u8| b.is_ascii_alphanumeric() || b == b'_';

@@ -1,5 +1,10 @@
-//! Reading a table key by key: every problem is noted with its full key, none ends the reading, and what nobody asked
-//! for is an unknown key.
+//! Reads a TOML table key by key and collects the problems.
+//!
+//! # Guarantees
+//!
+//! - Every problem is reported with its full key, and none stops the reading
+//!   (`compile_reports_all_problems_at_once`).
+//! - A key that was not read is reported as unknown (`unknown_keys_are_refused_at_every_level`).
 
 use std::cell::RefCell;
 use std::ops::RangeInclusive;
@@ -8,7 +13,7 @@ use toml::{Table, Value};
 
 use crate::config::Problem;
 
-/// Collects what is wrong in one file.
+/// Collects the problems of one file.
 pub(crate) struct ProblemReport {
     file: String,
     problems: RefCell<Vec<Problem>>,
@@ -19,7 +24,7 @@ impl ProblemReport {
         Self { file: file.into(), problems: RefCell::default() }
     }
 
-    /// Notes a problem. `reason` must not repeat a value that may be a secret.
+    /// Adds a problem. `reason` must not repeat a value that may be a secret.
     pub(crate) fn add(&self, key: &str, reason: impl Into<String>) {
         let place = match (self.file.as_str(), key) {
             (file, "") => file.to_owned(),
@@ -38,7 +43,7 @@ impl ProblemReport {
     }
 }
 
-/// `key` of the table `parent`, quoted where TOML wants it.
+/// Returns the full key of `key` in the table `parent`, quoted if TOML requires it.
 pub(crate) fn child(parent: &str, key: &str) -> String {
     let bare = !key.is_empty()
         && key.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'));
@@ -46,7 +51,7 @@ pub(crate) fn child(parent: &str, key: &str) -> String {
     if parent.is_empty() { key } else { format!("{parent}.{key}") }
 }
 
-/// A table that is being read.
+/// Reader of one table.
 pub(crate) struct TableReader<'r> {
     key: String,
     table: Table,
@@ -63,7 +68,7 @@ impl<'r> TableReader<'r> {
         self.report
     }
 
-    /// The table's own key.
+    /// Full key of the table.
     pub(crate) fn path(&self) -> &str {
         &self.key
     }
@@ -76,7 +81,7 @@ impl<'r> TableReader<'r> {
         self.table.contains_key(name)
     }
 
-    /// Whether `name` is there and is a list without a value.
+    /// Returns true if `name` is an empty list.
     pub(crate) fn is_empty_list(&self, name: &str) -> bool {
         self.table.get(name).and_then(Value::as_array).is_some_and(Vec::is_empty)
     }
@@ -90,7 +95,7 @@ impl<'r> TableReader<'r> {
         self.table.remove(name)
     }
 
-    /// Takes `name` and has `parse` make something of it; its error is the problem's reason.
+    /// Takes `name` and parses it. An error is reported as a problem.
     pub(crate) fn parse<T>(
         &mut self,
         name: &'static str,
@@ -127,7 +132,7 @@ impl<'r> TableReader<'r> {
         })
     }
 
-    /// One of a closed set, or anything else with a grammar of its own.
+    /// Takes a text and parses it.
     pub(crate) fn word<T, E: std::fmt::Display>(
         &mut self,
         name: &'static str,
@@ -137,7 +142,7 @@ impl<'r> TableReader<'r> {
         parse(&text).map_err(|reason| self.problem(name, reason.to_string())).ok()
     }
 
-    /// A list, or a single value standing for a list of one.
+    /// Takes a list. A single value counts as a list of one.
     pub(crate) fn list(&mut self, name: &'static str) -> Option<Vec<Value>> {
         Some(match self.take(name)? {
             Value::Array(list) => list,
@@ -145,7 +150,7 @@ impl<'r> TableReader<'r> {
         })
     }
 
-    /// A text or several, each with a grammar; every bad one is a problem of its own.
+    /// Takes one text or a list of texts and parses each. Every invalid one is reported separately.
     pub(crate) fn words<T, E: std::fmt::Display>(
         &mut self,
         name: &'static str,
@@ -163,12 +168,12 @@ impl<'r> TableReader<'r> {
         Some(TableReader::new(self.key(name), table, self.report))
     }
 
-    /// Every key with its value, for tables whose keys are names that the user chose.
+    /// Returns all entries, for tables whose keys are names that the user chose.
     pub(crate) fn into_entries(self) -> Table {
         self.table
     }
 
-    /// Whatever was not asked for is unknown.
+    /// Reports all keys that were not read as unknown.
     pub(crate) fn finish(self) {
         for name in self.table.keys() {
             self.problem(name, format!("unknown key; known here: {}", self.known.join(", ")));
@@ -176,7 +181,7 @@ impl<'r> TableReader<'r> {
     }
 }
 
-/// Parses each text of `list`, noting those that are wrong.
+/// Parses each text of `list` and reports the invalid ones.
 pub(crate) fn words<T, E: std::fmt::Display>(
     key: &str,
     list: Vec<Value>,

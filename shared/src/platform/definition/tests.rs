@@ -11,7 +11,7 @@ use crate::signature::{Hash, PairsSpec, Scheme, TimestampHeader, TimestampUnit};
 
 const ACME: &str = "[platforms.acme]\nsecrets = 'env:A'\n";
 
-/// The platform `acme`, generic but for `more`.
+/// Platform `acme`: `generic` with the changes in `more`.
 fn acme(more: &str) -> Arc<Platform> {
     let registry = Registry::from_text("p.toml", &format!("{ACME}{more}"));
     Arc::clone(registry.unwrap_or_else(|problems| panic!("{problems:?}")).get("acme").unwrap())
@@ -22,7 +22,8 @@ fn problems(text: &str) -> Vec<String> {
     problems.iter().map(ToString::to_string).collect()
 }
 
-/// That `acme` with `more` has exactly one problem: at `key`, for a reason that holds `reason`.
+/// Checks that `acme` with `more` has exactly one problem: at `key`, with a reason that contains
+/// `reason`.
 #[track_caller]
 fn refused(more: &str, key: &str, reason: &str) {
     let found = problems(&format!("{ACME}{more}"));
@@ -199,7 +200,7 @@ fn definition_reads_every_effect() {
     );
 }
 
-/// The contract's own example, but for what this release refuses.
+/// The example of the documentation, without keys that this release refuses.
 #[test]
 fn documented_definition_loads() {
     let registry = Registry::from_text(
@@ -375,7 +376,7 @@ fn unknown_keys_are_refused_at_every_level() {
         ".effects.\"a.b\".x",
         "unknown key",
     );
-    // What belongs to one scheme is unknown to another.
+    // Keys of one scheme are unknown to the others.
     refused(
         "[platforms.acme.signature]\nscheme = 'pairs'\nheader = 'h'\nprefix = 'sha256='",
         ".signature.prefix",
@@ -580,7 +581,7 @@ fn identity_requires_id_or_time_unless_repeatable() {
     refused(without, ".event.id", "neither `id` nor `time`");
     assert!(acme(&format!("{without}\nrepeatable = true")).event.repeatable);
     assert_eq!(acme(&format!("{without}\nid = '/id'")).event.id, [body("/id")]);
-    // An empty list names nothing.
+    // An empty list locates nothing.
     refused("[platforms.acme.event]\ntime = []", ".event.id", "neither `id` nor `time`");
 }
 
@@ -729,7 +730,7 @@ fn viewers_and_chat_require_a_session() {
         refused(&with(effect, ""), ".effects.x.session", "which session is meant");
     }
     refused(&with(viewers, stream), ".effects.x.session", "only a room id can create");
-    // A message makes no session, so it need not be able to.
+    // A chat message creates no session, so it needs no room id.
     assert!(acme(&with(chat, stream)).effects.contains_key("x"));
 }
 
@@ -888,8 +889,8 @@ fn compile_reports_all_problems_at_once() {
     assert!(!found.iter().any(|one| one.contains("hunter2")), "{found:?}");
 }
 
-/// Values of every kind in every place: each is accepted or a problem at that key, never a panic; and a date or a list
-/// of lists is right nowhere.
+/// Puts values of every kind in every place. Each is accepted or reported at that key, and none
+/// panics. A date and a list of lists are never accepted.
 #[test]
 fn keys_refuse_values_of_the_wrong_kind() {
     const VALUES: &str = "1|-1|1.5|true|'x'|''|[]|[1]|['x']|[[]]|{}|{x = 1}|[{}]|1979-05-27";
@@ -922,7 +923,7 @@ fn keys_refuse_values_of_the_wrong_kind() {
             let text = format!("[platforms.acme]\n{secrets}{table}{key} = {value}");
             let found = problems(&text);
             let here = format!("p.toml: platforms.acme{section}.{key}");
-            // An emptied place may also leave the definition without something it needs.
+            // An emptied place may also remove a required key.
             let expected = |one: &String| {
                 one.starts_with(&here) || one.contains("is missing") || one.contains("neither")
             };

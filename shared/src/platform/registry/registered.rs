@@ -1,8 +1,13 @@
-//! Platforms that are registered while the system runs, beside the bundled ones and those of the file.
+//! Adds registered platforms to the bundled ones and those of the file.
 //!
-//! Guarantee: a registered definition passes the same checks as one in a file, and takes no name away from anybody: the
-//! file comes first, then whoever was registered. One that cannot be had is left out and named; the others stand.
-//! It holds no reference to a secret and touches only sessions of its own, whatever it starts from.
+//! # Guarantees
+//!
+//! - A registered definition passes the same checks as one in the file
+//!   (`registered_platform_problems_name_their_keys`).
+//! - It takes no existing name. The file comes first, then the order of registration
+//!   (`registered_platform_takes_no_existing_name`).
+//! - It has no secret references and only its own sessions, independent of its preset
+//!   (`registered_platform_has_own_scope_and_no_secret_refs`).
 
 use std::sync::Arc;
 
@@ -13,41 +18,41 @@ use crate::config::Problem;
 use crate::platform::definition::{self, Definition, ProblemReport};
 use crate::platform::types::{Platform, PlatformName, PlatformSource};
 
-/// Keys that a registered definition has not: what it verifies with is registered itself.
+/// Keys that a registered definition must not have. Its secrets are registered separately.
 const SECRET_KEYS: [&str; 2] = ["secrets", "credentials"];
 
-/// Why a registered platform cannot be had beside the others.
+/// Reason why a registered platform cannot be added.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NameConflict {
-    /// The file has one of this name.
+    /// The file defines a platform of this name.
     #[error("{0} is defined in PLATFORMS_FILE")]
     File(PlatformName),
-    /// One of its names means another platform.
+    /// One of its names belongs to another platform.
     #[error("the name {name} belongs to the platform {owner}")]
     Name {
         /// The name.
         name: PlatformName,
-        /// Whose it is.
+        /// Platform that owns the name.
         owner: PlatformName,
     },
-    /// There are as many platforms as there may be.
+    /// There are too many platforms.
     #[error("there may be at most {MAX_PLATFORMS} platforms beside the bundled ones")]
     TooMany,
 }
 
-/// A name that may be given to a platform.
+/// Parses a name that may be given to a platform.
 ///
 /// # Errors
-/// Why not, as the end of a sentence that begins with the name.
+/// Returns the reason, which continues a sentence that starts with the name.
 pub fn platform_name(text: &str) -> Result<PlatformName, String> {
     definition::platform_name(text)
 }
 
 impl Registry {
-    /// Checks what is registered as `name`: by the grammar of files, over the same presets.
+    /// Compiles the definition registered as `name` with the grammar and presets of files.
     ///
     /// # Errors
-    /// Everything that is wrong with it, by key.
+    /// Returns all problems by key.
     pub fn compile_registered(
         &self,
         name: &PlatformName,
@@ -82,16 +87,16 @@ impl Registry {
         platform.filter(|_| problems.is_empty()).ok_or(problems)
     }
 
-    /// Whether `platform` could be had beside the others, or in the place of a bundled or registered one of its name.
+    /// Checks that `platform` can be added, or can replace a bundled or registered one of its name.
     ///
     /// # Errors
-    /// Why not.
+    /// Returns the conflict.
     pub fn check_conflicts(&self, platform: &Platform) -> Result<(), NameConflict> {
         self.place(platform).map(drop)
     }
 
-    /// Lays registered platforms over this registry, in this order; `adjust` has the last word about each platform of it.
-    /// Returns besides those that cannot be had.
+    /// Adds registered platforms in this order and applies `adjust` to every platform. Also returns
+    /// the platforms that conflict.
     #[must_use]
     pub fn with_registered(
         &self,
@@ -112,7 +117,8 @@ impl Registry {
         (all.over(entries), refused)
     }
 
-    /// Where `platform` would stand: in the place of a bundled or registered one, or at the end.
+    /// Returns the index of the platform that `platform` replaces, or `None` if it is added at the
+    /// end.
     fn place(&self, platform: &Platform) -> Result<Option<usize>, NameConflict> {
         let entries = &self.inner.entries;
         let place = entries.iter().position(|entry| entry.platform.name == platform.name);
@@ -147,7 +153,7 @@ impl Registry {
         *self = self.over(entries);
     }
 
-    /// The same with other entries, whose names are known not to clash.
+    /// Creates a registry with other entries, whose names do not conflict.
     fn over(&self, entries: Vec<RegistryEntry>) -> Self {
         let by_name = by_name(&entries, &ProblemReport::new(""));
         let RegistryInner { sessions, file, bundled, .. } = &*self.inner;

@@ -17,7 +17,7 @@ fn problems(text: &str) -> Vec<String> {
     problems.iter().map(ToString::to_string).collect()
 }
 
-/// The platforms that have keys, sorted.
+/// Sorted names of the platforms that have keys.
 fn configured(registry: &Registry, env: &[(&str, &str)]) -> Vec<String> {
     let mut names: Vec<_> = registry
         .resolve(&Env::from_pairs(env.to_vec()))
@@ -34,7 +34,7 @@ fn unresolved(registry: &Registry, env: &[(&str, &str)]) -> Vec<String> {
     problems.iter().map(ToString::to_string).collect()
 }
 
-/// A folder of its own that goes away with the test.
+/// Temporary folder that is removed with the test.
 struct Folder(PathBuf);
 
 impl Folder {
@@ -263,7 +263,7 @@ fn streamgank_matches_its_documentation() {
     }
 }
 
-/// The bundled platforms without a variable of their own.
+/// Bundled platforms without variables of their own.
 const PROVIDERS: [&str; 9] = [
     "twitch",
     "standard-webhooks",
@@ -502,7 +502,7 @@ fn platforms_sharing_a_name_are_refused() {
     );
     clash(&format!("{acme}aliases = ['x', 'x']"));
     clash(&format!("{acme}aliases = ['acme']"));
-    // Mux gives the name up.
+    // Mux gives up the name.
     assert!(
         load("[platforms.mux]\naliases = []\n[platforms.streaming]\nsecrets = 'env:A'")
             .get("streaming")
@@ -655,7 +655,8 @@ fn example_platforms_file_loads() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/platforms.example.toml");
     let registry = Registry::load(Some(&path)).unwrap_or_else(|problems| panic!("{problems:#?}"));
     assert_eq!(registry.get("acme-live").unwrap().name.as_str(), "acme");
-    // What is commented out must load as well; what only explains has a blank after its mark and no equals sign.
+    // Commented-out definitions must load too. Explanations have a blank after the mark and no
+    // equals sign.
     let text = std::fs::read_to_string(&path).unwrap();
     let all: String = text
         .lines()

@@ -1,4 +1,4 @@
-//! What a definition may set: closed sets, whose names are the columns' of the session database.
+//! Defines the closed sets of a definition, whose names are columns of the session database.
 
 use std::fmt;
 use std::str::FromStr;
@@ -14,10 +14,10 @@ macro_rules! closed_set {
         pub enum $name { $($(#[$vdoc])* $variant),+ }
 
         impl $name {
-            /// All of them, in order.
+            /// All values in order.
             pub const ALL: &'static [Self] = &[$(Self::$variant),+];
 
-            /// Its name in definitions, columns and answers.
+            /// Name in definitions, columns and answers.
             #[must_use]
             pub const fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $text),+ }
@@ -48,24 +48,24 @@ macro_rules! closed_set {
 }
 
 closed_set! {
-    /// A session's status.
+    /// Status of a session.
     SessionStatus: "a session status" =
-    /// Announced, nothing has happened yet.
+    /// Announced; nothing has happened yet.
     Ready "ready",
     /// Broadcasting.
     Live "live",
-    /// Connected before, not broadcasting now.
+    /// Connected before, but not broadcasting now.
     Idle "idle",
-    /// The broadcast is over.
+    /// The broadcast has ended.
     Ended "ended",
     /// The room is closed.
     Stopped "stopped",
-    /// Broken.
+    /// The session failed.
     Error "error",
 }
 
 closed_set! {
-    /// A session column that a definition may set; each is its own last-writer register.
+    /// Column of a session that a definition may set. Each has its own version guard.
     SessionColumn: "a session column" =
     /// Text.
     Title "title",
@@ -90,20 +90,20 @@ closed_set! {
 }
 
 closed_set! {
-    /// A recording's state.
+    /// State of a recording.
     RecordingState: "a recording state" =
     /// Known.
     Created "created",
-    /// Being made.
+    /// In progress.
     Recording "recording",
     /// Playable.
     Ready "ready",
-    /// Will not become playable.
+    /// Failed for good.
     Failed "failed",
 }
 
 closed_set! {
-    /// A recording column that a definition may set.
+    /// Column of a recording that a definition may set.
     RecordingColumn: "a recording column" =
     /// Text.
     Url "url",
@@ -114,16 +114,16 @@ closed_set! {
 }
 
 closed_set! {
-    /// A content's state.
+    /// State of a content.
     ContentState: "a content state" =
     /// In the catalogue.
     Active "active",
-    /// Taken out.
+    /// Removed from the catalogue.
     Removed "removed",
 }
 
 closed_set! {
-    /// A content column that a definition may set.
+    /// Column of a content that a definition may set.
     ContentColumn: "a content column" =
     /// Text.
     Title "title",
@@ -134,31 +134,31 @@ closed_set! {
 }
 
 closed_set! {
-    /// A job column that a definition may set; an explicit null empties it.
+    /// Column of a job that a definition may set. An explicit null clears it.
     JobColumn: "a job column" =
-    /// Number, as the sender counts it.
+    /// Number as the sender counts it.
     Progress "progress",
     /// Text.
     CurrentStep "current_step",
     /// Text.
     VideoUrl "video_url",
-    /// Text; anything else is kept as JSON text.
+    /// Text; other values are kept as JSON text.
     Error "error",
     /// Non-negative integer.
     RetryCount "retry_count",
-    /// Any JSON; of an object, the members that have no column.
+    /// Any JSON. Of an object, the members that have no column.
     Data "data",
 }
 
 closed_set! {
-    /// A chat message's column that a definition may set.
+    /// Column of a chat message that a definition may set.
     ChatColumn: "a chat column" =
     /// Text.
     UserId "user_id",
     /// Text.
     UserName "user_name",
-    /// Text; anything else is kept as JSON text.
+    /// Text; other values are kept as JSON text.
     Message "message",
-    /// Time; without it, the event's.
+    /// Time; without it, the time of the event.
     SentAt "sent_at",
 }

@@ -1,4 +1,4 @@
-//! What an event type does to the session database.
+//! Defines the effects of event types on the session database.
 
 use super::column::{
     ChatColumn, ContentColumn, ContentState, JobColumn, RecordingColumn, RecordingState,
@@ -6,76 +6,78 @@ use super::column::{
 };
 use super::locator::Pointer;
 
-/// A member of a session's `data` and where its value is found: a text, a number or a truth value.
+/// Member of a session's `data`, and the pointers to its value: a text, a number or a boolean.
 pub type DataMember = (String, Vec<Pointer>);
 
-/// Effect of an event type: a closed set, fed by the definition. In every list of pointers the
-/// first usable value counts; without one the column is left alone.
+/// Effect of an event type, with the settings of the definition. In every list of pointers the
+/// first usable value counts. Without a usable value the column stays unchanged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// `session.status`: a status, and columns beside it.
+    /// `session.status`: a status and other columns.
     SessionStatus {
-        /// The new status.
+        /// New status.
         status: SessionStatus,
         /// Columns to set.
         set: Vec<(SessionColumn, Vec<Pointer>)>,
-        /// Members of the column `data`, for what has no column of its own; each is its own register, too.
+        /// Members of the column `data`, for values without their own column. Each has its own
+        /// version guard.
         data: Vec<DataMember>,
     },
-    /// `session.viewers`: how many watch. The status stays as it is.
+    /// `session.viewers`: the number of viewers. The status stays unchanged.
     SessionViewers {
-        /// Columns to set: `viewer_count`, always, and perhaps `peak_viewers`.
+        /// Columns to set: `viewer_count` and optionally `peak_viewers`.
         set: Vec<(SessionColumn, Vec<Pointer>)>,
-        /// As beside a status.
+        /// Members of the column `data`.
         data: Vec<DataMember>,
     },
     /// `recording`.
     Recording {
-        /// The new state.
+        /// New state.
         state: RecordingState,
-        /// The recording's id.
+        /// Id of the recording.
         id: Vec<Pointer>,
         /// Columns to set.
         set: Vec<(RecordingColumn, Vec<Pointer>)>,
     },
     /// `content`.
     Content {
-        /// The new state.
+        /// New state.
         state: ContentState,
-        /// The content's id.
+        /// Id of the content.
         id: Vec<Pointer>,
         /// Columns to set.
         set: Vec<(ContentColumn, Vec<Pointer>)>,
     },
     /// `job`.
     Job {
-        /// The new status.
+        /// New status.
         status: String,
-        /// The job's id.
+        /// Id of the job.
         id: Vec<Pointer>,
         /// Columns to set.
         set: Vec<(JobColumn, Vec<Pointer>)>,
     },
-    /// `chat`: a message. It needs no session, and makes none.
+    /// `chat`: a message. It needs no session and creates none.
     Chat {
-        /// The message's id.
+        /// Id of the message.
         id: Vec<Pointer>,
         /// Columns to set.
         set: Vec<(ChatColumn, Vec<Pointer>)>,
     },
-    /// `session.announce`: the body of `PUT /api/v1/sessions/{room_id}`; only the reserved platform has it.
+    /// `session.announce`: the body of `PUT /api/v1/sessions/{room_id}`. Only the reserved platform
+    /// has it.
     SessionAnnounce,
-    /// `log`: a ledger row and nothing else. Types without an entry do this.
+    /// `log`: only a ledger row. It is the effect of types without an entry.
     Log,
 }
 
-/// An effect and where its session is found, when that differs from [`EventSpec`](super::EventSpec).
+/// An effect, and the location of its session if that differs from [`EventSpec`](super::EventSpec).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EffectSpec {
-    /// What it does.
+    /// The effect.
     pub effect: Effect,
-    /// Instead of [`EventSpec::session`](super::EventSpec::session).
+    /// Replaces [`EventSpec::session`](super::EventSpec::session).
     pub session: Option<Vec<Pointer>>,
-    /// Instead of [`EventSpec::live_stream_id`](super::EventSpec::live_stream_id).
+    /// Replaces [`EventSpec::live_stream_id`](super::EventSpec::live_stream_id).
     pub live_stream_id: Option<Vec<Pointer>>,
 }

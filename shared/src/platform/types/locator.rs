@@ -1,17 +1,17 @@
-//! Where in a request a value is found.
+//! Locates values in a request.
 
 use std::fmt;
 
 use crate::json::time::UtcOffset;
 
-/// A JSON pointer (RFC 6901) into the signed body, already split into unescaped segments.
+/// JSON pointer (RFC 6901) into the signed body, split into unescaped segments.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Pointer {
-    /// Unescaped reference tokens, outermost first; empty: the whole body.
+    /// Unescaped reference tokens, outermost first. Empty: the whole body.
     pub segments: Vec<String>,
 }
 
-/// A text that is not a JSON pointer. Parsing is in the definition's syntax.
+/// Error of a text that is not a JSON pointer. The definition's `syntax` parses pointers.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("must be a JSON pointer such as \"/data/id\", with ~0 for ~ and ~1 for /")]
 pub struct PointerError;
@@ -24,39 +24,42 @@ impl fmt::Display for Pointer {
     }
 }
 
-/// Where a value is found.
+/// Location of a value.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Locator {
     /// In the signed body.
     Body(Pointer),
-    /// In a header, lower-case name. Only where the signature covers it, or where the definition says `unsigned`.
+    /// In a header (name in lower case). The signature must cover it, or the definition must list
+    /// it as `unsigned`.
     Header(String),
 }
 
-/// Where an event's parts are found.
+/// Locations of the parts of an event.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EventSpec {
-    /// Where a request holds several events, the list of them. Each becomes an event of its own, whose body is the
-    /// request's with that one element in the list's place; all other pointers point into that body.
+    /// List of events in a request with several. Each element becomes an event. Its body is the
+    /// request's body with this element in place of the list. All other pointers point into that
+    /// body.
     pub batch: Option<Pointer>,
-    /// The provider's event id; the first usable one counts. Empty: identity is the content hash.
+    /// Event id of the provider. The first usable one counts. Empty: the content hash is the
+    /// identity.
     pub id: Vec<Locator>,
-    /// The event type; never empty.
+    /// Event type. Never empty.
     pub kind: Vec<Locator>,
-    /// The provider's time.
+    /// Time of the provider.
     pub time: Vec<Locator>,
-    /// Offset of times that name none: of the event's, and of those in columns.
+    /// Offset of times without one, in the event and in columns.
     pub time_zone: UtcOffset,
-    /// The room id.
+    /// Room id.
     pub session: Vec<Pointer>,
-    /// The live stream id, tried when no session has the room id.
+    /// Live stream id, used if no session has the room id.
     pub live_stream_id: Vec<Pointer>,
-    /// A field that, if present, must equal the path's platform or one of its aliases.
+    /// Field that must be absent, or equal to the platform in the path or one of its aliases.
     pub platform: Vec<Pointer>,
-    /// The provider's id of the delivery: kept with the event, decides nothing.
+    /// Delivery id of the provider. It is kept with the event and affects nothing.
     pub delivery_id: Vec<Locator>,
-    /// Left out of the content hash.
+    /// Fields that the content hash leaves out.
     pub ignore: Vec<Pointer>,
-    /// Identical bodies without id and time are separate events.
+    /// If true, identical bodies without id and time are separate events.
     pub repeatable: bool,
 }

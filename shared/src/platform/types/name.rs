@@ -1,6 +1,9 @@
-//! What platforms and their queues may be called.
+//! Defines the names of platforms and their queues.
 //!
-//! Guarantee: a [`PlatformName`] fits into a key of Redis, a path and a label as it is.
+//! # Guarantees
+//!
+//! - A [`PlatformName`] needs no escaping in a Redis key, a path or a label
+//!   (`invalid_platform_names_are_refused`).
 
 use std::borrow::Borrow;
 use std::fmt;
@@ -8,30 +11,32 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-/// A platform's canonical name: `^[a-z0-9][a-z0-9_-]{0,63}$`. Aliases are resolved before one of these exists.
+/// Canonical name of a platform: `^[a-z0-9][a-z0-9_-]{0,63}$`. Aliases are resolved first.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct PlatformName(Arc<str>);
 
-/// A text outside the closed set that it should name.
+/// Error of a text outside its set of allowed values.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("{what} must be {expected}")]
 pub struct NameError {
-    /// What was named.
+    /// Kind of the name.
     pub what: &'static str,
-    /// What it may be.
+    /// Allowed values.
     pub expected: &'static str,
 }
 
 impl PlatformName {
-    /// The reserved platform on which applications announce sessions (`PUT /api/v1/sessions/{room_id}`).
+    /// Reserved platform on which applications announce sessions
+    /// (`PUT /api/v1/sessions/{room_id}`).
     pub const SESSIONS: &'static str = "sessions";
-    /// What stands before a destination's name in that of its queue.
+    /// Prefix of the queue name of a destination.
     const DESTINATION_PREFIX: &'static str = "out:";
 
-    /// Checks the grammar. Reserved words are the registry's business, since the system itself uses one.
+    /// Checks the grammar. The registry refuses reserved words, since the system uses one of them
+    /// itself.
     ///
     /// # Errors
-    /// When `name` does not match `^[a-z0-9][a-z0-9_-]{0,63}$`.
+    /// Returns an error if `name` does not match `^[a-z0-9][a-z0-9_-]{0,63}$`.
     pub fn new(name: &str) -> Result<Self, NameError> {
         let good = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
         let bytes = name.as_bytes();
@@ -48,11 +53,11 @@ impl PlatformName {
         }
     }
 
-    /// The name of a queue: a platform's, or `out:` and a destination's. No platform can be called so: names hold no
-    /// colon. Only those who look at queues ask for this.
+    /// Parses the name of a queue: a platform's name, or `out:` with a destination's name. Platform
+    /// names have no colon, so the two never collide. Only tools that read queues use this.
     ///
     /// # Errors
-    /// When it is neither.
+    /// Returns an error if it is neither.
     pub fn queue(name: &str) -> Result<Self, NameError> {
         match name.strip_prefix(Self::DESTINATION_PREFIX) {
             Some(destination) => Self::new(destination).map(|_| Self(name.into())),
@@ -60,13 +65,13 @@ impl PlatformName {
         }
     }
 
-    /// The destination whose queue this is the name of; `None`: it is a platform's.
+    /// Returns the destination of this queue name, or `None` for a platform.
     #[must_use]
     pub fn destination(&self) -> Option<&str> {
         self.0.strip_prefix(Self::DESTINATION_PREFIX)
     }
 
-    /// The name's text.
+    /// Text of the name.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0

@@ -27,7 +27,7 @@ fn name() -> PlatformName {
     PlatformName::new("shop").unwrap()
 }
 
-/// The secrets of `record` with the time until which they are valid.
+/// Secrets of `record` with their expiry.
 fn valid(record: &RegistrationRecord, keys: &[u8]) -> Vec<(String, Option<Millis>)> {
     let open = |stored: &StoredSecret| {
         let opened = sealer(keys).open(&name(), stored).unwrap();
@@ -121,7 +121,8 @@ fn new_sealing_key_reseals_old_secrets() {
         updated_record(&asked(json!({"secret": "two"})), Some(&first), &sealer(&[2, 1]), NOW)
             .unwrap();
     assert_eq!(valid(&second, &[2]).len(), 2, "the old key is not needed any more");
-    // Without the old key: perhaps another process has it; it goes when its time has come.
+    // Without the old key the secret stays until it expires, since another process may have the
+    // key.
     let blind =
         updated_record(&asked(json!({"secret": "three"})), Some(&first), &sealer(&[3]), NOW)
             .unwrap();

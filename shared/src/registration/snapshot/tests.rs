@@ -192,7 +192,8 @@ fn platform_with_sealed_secret_has_no_keys() {
     assert!(snapshot.registry.get("shop").is_some() && snapshot.unusable.is_empty());
     assert!(!snapshot.keys.contains_key("shop"));
     assert!(strict.told[&name("shop")].contains("plain text"), "{:?}", strict.told);
-    // One of two: the other still verifies, and an expired one is nobody's worry.
+    // One of two secrets cannot be opened: the other still verifies. An expired one is not
+    // reported.
     let mut half = record(json!({}), &[("a", None)]);
     half.secrets.push(StoredSecret { sealed: Some("AAAA".to_owned()), ..StoredSecret::default() });
     let mut builder = builder();

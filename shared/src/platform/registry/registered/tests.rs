@@ -144,7 +144,7 @@ fn registered_platforms_are_bounded() {
     let many: Vec<_> =
         (0..MAX_PLATFORMS).map(|n| compile_registered(&format!("shop-{n}"), "")).collect();
     let (all, refused) = merged(&many);
-    // Two are in the file.
+    // Two platforms are in the file.
     assert_eq!(
         refused.iter().map(|(_, clash)| clash).collect::<Vec<_>>(),
         [&NameConflict::TooMany; 2]
