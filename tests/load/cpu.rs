@@ -1,42 +1,43 @@
-//! CPU time and memory of processes, from `/proc/<pid>`.
+//! Reads CPU times of processes from `/proc/<pid>/stat`.
 
 use std::process::Command;
 use std::time::Duration;
 
 use crate::LoadError;
 
-/// Reads CPU times. Resolution is one clock tick, usually 10 ms.
+/// Reader of CPU times. The resolution is one clock tick, usually 10 ms.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct CpuClock {
     ticks_per_second: u32,
 }
 
 impl CpuClock {
-    /// Asks the system for the length of a tick.
+    /// Reads the tick length from `getconf`.
     pub(crate) fn new() -> Result<Self, LoadError> {
-        let answer = Command::new("getconf").arg("CLK_TCK").output()?;
-        let ticks_per_second = String::from_utf8(answer.stdout)?.trim().parse()?;
+        let output = Command::new("getconf").arg("CLK_TCK").output()?;
+        let ticks_per_second = String::from_utf8(output.stdout)?.trim().parse()?;
         if ticks_per_second == 0 {
-            return Err("getconf CLK_TCK says 0".into());
+            return Err("getconf CLK_TCK returned 0".into());
         }
         Ok(Self { ticks_per_second })
     }
 
-    /// User and system time that `pid` has used; zero when it is gone.
+    /// Returns user and system time of `pid`, and zero if it has ended.
     pub(crate) fn of(self, pid: u32) -> Duration {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
         Duration::from_secs(ticks(&stat).unwrap_or(0)) / self.ticks_per_second
     }
 }
 
-/// Fields 14 and 15; the second, the program's name, may hold anything, so count from behind its parenthesis.
+/// Returns the sum of fields 14 and 15. Counts from the last parenthesis, because field 2, the
+/// program name, may contain spaces and parentheses.
 fn ticks(stat: &str) -> Option<u64> {
     let (_, rest) = stat.rsplit_once(')')?;
     let mut fields = rest.split_ascii_whitespace().skip(11);
     Some(fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?)
 }
 
-/// CPU times of several processes, sampled at marks.
+/// Sampler of the CPU times of several processes.
 pub(crate) struct CpuSampler {
     clock: CpuClock,
     pids: Vec<u32>,
@@ -44,17 +45,17 @@ pub(crate) struct CpuSampler {
 }
 
 impl CpuSampler {
-    /// Of the processes `pids`, in this order.
+    /// Creates a sampler of the processes `pids`, in this order.
     pub(crate) fn of(pids: &[u32]) -> Result<Self, LoadError> {
         Ok(Self { clock: CpuClock::new()?, pids: pids.to_vec(), samples: Vec::new() })
     }
 
-    /// Looks at all of them.
+    /// Samples all processes.
     pub(crate) fn mark(&mut self) {
         self.samples.push(self.pids.iter().map(|pid| self.clock.of(*pid)).collect());
     }
 
-    /// What the `i`-th process used between the first and the last mark.
+    /// Returns the CPU time of the `i`-th process between the first and the last mark.
     pub(crate) fn used(&self, i: usize) -> Duration {
         let (Some(first), Some(last)) = (self.samples.first(), self.samples.last()) else {
             return Duration::ZERO;
@@ -62,18 +63,18 @@ impl CpuSampler {
         last[i].saturating_sub(first[i])
     }
 
-    /// µs of that per one of `events`.
+    /// Returns [`used`](Self::used) per event, in µs.
     pub(crate) fn micros_per(&self, i: usize, events: u64) -> f64 {
         per_event(self.used(i), events)
     }
 }
 
-/// µs of `used` per one of `events`.
+/// Returns `used` per event, in µs.
 pub(crate) fn per_event(used: Duration, events: u64) -> f64 {
     used.as_secs_f64() * 1e6 / (events.max(1) as f64)
 }
 
-/// MiB of `bytes`.
+/// Converts bytes to MiB.
 pub(crate) fn mib(bytes: u64) -> f64 {
     bytes as f64 / (1024.0 * 1024.0)
 }

@@ -1,7 +1,12 @@
-//! What was measured: named values, one of each round, of which the median counts.
+//! Collects measured values: named figures with one value per round.
 //!
-//! Guarantee: a ratio is made of values of the same round, so that a noisy minute hits both of its sides; what counts of
-//! several rounds is their median. A fault (an event lost, refused or dead) is kept apart from every figure.
+//! # Guarantees
+//!
+//! - The median of the rounds counts (`rounds_of_one_key_are_one_figure`).
+//! - A ratio divides values of the same round, so that a noisy minute affects both
+//!   (`goal_value_is_the_median_of_ratios`).
+//! - A fault (an event lost, refused or dead) is separate from every figure and fails the run
+//!   (`lost_event_fails_every_run`).
 
 use std::collections::BTreeMap;
 
@@ -9,41 +14,41 @@ use serde::Serialize;
 
 use crate::targets::Goal;
 
-/// A value's place in the table.
+/// Position of a figure in the table.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct FigureKey {
-    /// The part of the table.
+    /// Part of the table.
     pub(crate) section: &'static str,
-    /// The line, with its unit.
+    /// Row, with its unit.
     pub(crate) name: &'static str,
-    /// Whose value it is.
+    /// Column: the measured system.
     pub(crate) column: String,
 }
 
-/// A value of every round.
+/// Value of every round under one name.
 #[derive(Debug, Serialize)]
 pub(crate) struct Figure {
     #[serde(flatten)]
-    pub(crate) place: FigureKey,
-    /// What counts.
+    pub(crate) key: FigureKey,
+    /// Median of `values`.
     pub(crate) median: f64,
-    /// By round.
+    /// One value per round.
     pub(crate) values: Vec<f64>,
 }
 
-/// Everything that a run has found out.
+/// Results of a load run.
 #[derive(Debug, Default)]
 pub(crate) struct Figures {
     all: Vec<Figure>,
     goals: BTreeMap<Goal, Vec<f64>>,
-    /// What must not happen, and did.
+    /// Errors that fail the run, such as a lost event.
     pub(crate) faults: Vec<String>,
-    /// What a reader must know of how something was measured, or why it was not.
+    /// Remarks on how a value was measured, or why it was not.
     pub(crate) notes: Vec<String>,
 }
 
 impl Figures {
-    /// Adds a round's value.
+    /// Adds the value of a round.
     pub(crate) fn add(
         &mut self,
         section: &'static str,
@@ -51,50 +56,50 @@ impl Figures {
         column: &str,
         value: f64,
     ) {
-        let place = FigureKey { section, name, column: column.to_owned() };
-        match self.all.iter_mut().find(|figure| figure.place == place) {
+        let key = FigureKey { section, name, column: column.to_owned() };
+        match self.all.iter_mut().find(|figure| figure.key == key) {
             Some(figure) => {
                 figure.values.push(value);
                 figure.median = median(&figure.values).unwrap_or(value);
             }
-            None => self.all.push(Figure { place, median: value, values: vec![value] }),
+            None => self.all.push(Figure { key, median: value, values: vec![value] }),
         }
     }
 
-    /// Adds a round's value of a target.
+    /// Adds the value of a round for a goal.
     pub(crate) fn goal(&mut self, goal: Goal, value: f64) {
         self.goals.entry(goal).or_default().push(value);
     }
 
-    /// What counts of a target, if it was measured.
+    /// Returns the median of a goal, or `None` if it was not measured.
     pub(crate) fn goal_value(&self, goal: Goal) -> Option<f64> {
         median(self.goals.get(&goal)?)
     }
 
-    /// Something that makes the run fail.
+    /// Adds an error that fails the run.
     pub(crate) fn fault(&mut self, text: String) {
         self.faults.push(text);
     }
 
-    /// Says something once.
+    /// Adds a remark, unless it is known.
     pub(crate) fn note(&mut self, text: &str) {
         if !self.notes.iter().any(|known| known == text) {
             self.notes.push(text.to_owned());
         }
     }
 
-    /// In the order in which each was measured first.
+    /// Returns all figures in the order of their first value.
     pub(crate) fn into_all(self) -> Vec<Figure> {
         self.all
     }
 }
 
-/// `part` in `whole`s. Of nothing it is infinite, so that it meets no upper bound by accident.
+/// Returns `part / whole`, and infinity if `whole` is zero, so that no upper bound is met.
 pub(crate) fn ratio(part: f64, whole: f64) -> f64 {
     if whole > 0.0 { part / whole } else { f64::INFINITY }
 }
 
-/// The value in the middle; of an even number, the mean of the two. `None`: there is none.
+/// Returns the median; for an even count, the mean of the middle two. `None` for no values.
 pub(crate) fn median(values: &[f64]) -> Option<f64> {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -137,8 +142,8 @@ mod tests {
     #[test]
     fn goal_value_is_the_median_of_ratios() {
         let mut figures = Figures::default();
-        for (ours, floor) in [(30.0, 10.0), (10.0, 5.0), (90.0, 10.0)] {
-            figures.goal(Goal::AcceptedAgainstPool, ratio(ours, floor));
+        for (ingress, pool) in [(30.0, 10.0), (10.0, 5.0), (90.0, 10.0)] {
+            figures.goal(Goal::AcceptedAgainstPool, ratio(ingress, pool));
         }
         assert_eq!(figures.goal_value(Goal::AcceptedAgainstPool), Some(3.0));
         assert_eq!(figures.goal_value(Goal::StartWorker), None);

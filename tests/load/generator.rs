@@ -1,8 +1,14 @@
-//! A cheap HTTP/1.1 client: raw sockets, one request at a time on each of many keep-alive connections.
+//! Load generator: an HTTP/1.1 client with raw sockets, one request at a time per keep-alive
+//! connection.
 //!
-//! Guarantee: latency counts from when a request was due. In a closed loop that is when it was sent; at a fixed rate it is
-//! the time in the plan, whatever the answers before it took, so that a stall of the server shows in every request that it
-//! delayed. What this program itself was late (its timer, its share of the machine) is in there, too, and told apart.
+//! # Guarantees
+//!
+//! - At a fixed rate, latency counts from the planned time of a request, so that a stall of the
+//!   server shows in every request that it delayed (`server_stall_shows_in_every_delayed_request`).
+//! - The delay of this program itself is part of the latency and is also reported separately
+//!   (`send_time_counts_from_when_it_was_due`).
+//!
+//! In a closed loop, a request is due when it is sent.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -19,34 +25,35 @@ use tokio::net::TcpStream;
 use crate::requests::SignedRequests;
 use crate::response::{self, MAX_RESPONSE_BYTES};
 
-/// An answer that takes longer than this is an error.
+/// Longest wait for a response.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// What to send.
+/// Requests to send, and their timing.
 pub(crate) struct LoadPlan {
     pub(crate) address: SocketAddr,
     pub(crate) connections: u16,
-    /// Sent and not counted.
+    /// Time in which requests are sent and not counted.
     pub(crate) warm_up: Duration,
-    /// Counted.
+    /// Time in which requests are counted.
     pub(crate) measured: Duration,
-    /// Requests a second over all connections; `None`: the next one as soon as the answer is there.
+    /// Requests per second over all connections. `None` sends the next one after each response.
     pub(crate) rate: Option<f64>,
-    /// The status of an answer that counts.
+    /// Status of a response that counts.
     pub(crate) expected: u16,
 }
 
-/// What came of it.
+/// Results of a generator run.
 pub(crate) struct GeneratorOutcome {
-    /// Answers of the expected status inside the measured time.
+    /// Number of responses of the expected status within the measured time.
     pub(crate) answers: u64,
-    /// The time measured; shorter than planned when the requests ran out.
+    /// Measured time. Shorter than planned if the requests ran out.
     pub(crate) measured: Duration,
-    /// Latency of those answers in µs.
+    /// Latency of those responses in µs.
     pub(crate) latency: Histogram<u64>,
-    /// How late their requests were sent although their connection was free, in µs: a part of the latency.
+    /// Part of the latency, in µs, by which requests were sent late although their connection was
+    /// free.
     pub(crate) lateness: Histogram<u64>,
-    /// Answers by status, warm-up included.
+    /// Responses by status, including the warm-up.
     pub(crate) statuses: BTreeMap<u16, u64>,
 }
 
@@ -55,7 +62,7 @@ struct GeneratorState {
     begin: Instant,
     end: Instant,
     expected: u16,
-    /// Whether requests have times at which they are due.
+    /// True at a fixed rate, where every request has a due time.
     open: bool,
     tally: Mutex<ResponseTally>,
 }
@@ -64,7 +71,7 @@ struct ResponseTally {
     latency: Histogram<u64>,
     lateness: Histogram<u64>,
     statuses: BTreeMap<u16, u64>,
-    /// When the last request was taken, if they ran out.
+    /// Time at which the requests ran out, if they did.
     exhausted: Option<Instant>,
 }
 
@@ -74,7 +81,7 @@ impl GeneratorState {
     }
 }
 
-/// Runs `plan`; calls `mark` when the measured time begins and when it ends.
+/// Runs `plan`. Calls `mark` at the start and at the end of the measured time.
 pub(crate) async fn run(
     plan: &LoadPlan,
     requests: SignedRequests,
@@ -108,7 +115,7 @@ pub(crate) async fn run(
         tokio::time::sleep_until(shared.begin.into()).await;
         mark();
         loop {
-            // Requests may run out: then the measured time ends there.
+            // The measured time ends early if the requests run out.
             tokio::time::sleep(Duration::from_millis(5)).await;
             if Instant::now() >= shared.end || shared.tally().exhausted.is_some() {
                 mark();
@@ -139,14 +146,16 @@ pub(crate) async fn run(
     })
 }
 
-/// When a connection's requests are due.
+/// Due times of a connection's requests.
 struct SendSchedule {
     next: Instant,
     every: Duration,
 }
 
 impl SendSchedule {
-    /// Waits for the next turn. When it was due, and how late it is although nothing was in its way.
+    /// Waits until the next request is due. Returns the due time, and the delay of this program.
+    ///
+    /// The delay is zero if the connection was still busy at the due time.
     async fn take(&mut self) -> (Instant, Duration) {
         let due = self.next;
         self.next += self.every;
@@ -181,7 +190,7 @@ async fn connection(
         let now = Instant::now();
         let mut tally = shared.tally();
         *tally.statuses.entry(status).or_default() += 1;
-        // In an open loop what was due counts, or the slowest answers at the end would be left out.
+        // At a fixed rate the due time decides, or the slowest responses at the end would be lost.
         let at = if shared.open { due } else { now };
         if status == shared.expected && at >= shared.begin && at < shared.end {
             tally.latency.saturating_record(micros(now - due));
@@ -208,7 +217,7 @@ mod tests {
         let start = Instant::now();
         let mut turns = SendSchedule { next: start, every: Duration::from_millis(5) };
         assert_eq!(turns.take().await.0, start);
-        // The connection was busy through two turns.
+        // The connection was busy during two due times.
         tokio::time::sleep(Duration::from_millis(12)).await;
         assert_eq!(turns.take().await, (start + Duration::from_millis(5), Duration::ZERO));
         assert_eq!(turns.take().await.0, start + Duration::from_millis(10));
@@ -247,7 +256,7 @@ mod tests {
             run(&plan, SignedRequests::signed("h", 100, &RequestKind::plain()).endless(), || {})
                 .await
                 .unwrap();
-        // About twenty requests were due while the server slept; they waited for 100 ms on average.
+        // About twenty requests were due while the server slept, with 100 ms of delay on average.
         let slow = outcome.latency.len() - outcome.latency.count_between(0, 20_000);
         assert!(slow >= 15, "{slow} of {}", outcome.latency.len());
         server.abort();

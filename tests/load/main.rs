@@ -1,16 +1,25 @@
-//! Load runs: how many events a second one ingress accepts, how fast one worker finishes them, and what each costs.
+//! Load runs: measures how many events a second ingress accepts and a worker finishes, and the
+//! cost.
 //!
-//! Guarantee: everything is measured in the same run as floors built from the same sources (a handler that only reads the
-//! body and answers; one script per request over a pool; raw batched writes of the same rows), so a ratio means the same
-//! on any machine. All servers are started here, on free ports and in temporary folders, and ended again, also when this
-//! process is killed. Every event counted as accepted is accounted for afterwards; if one is missing, or an answer is
-//! not 202, the run fails. What is aimed at is in [`targets`]; the report says what is missed.
+//! # Guarantees
+//!
+//! - Baselines run beside every measurement, so that a ratio is comparable between machines
+//!   (`goal_value_is_the_median_of_ratios`).
+//! - Every accepted event is accounted for. A lost event, or a status other than 202, fails the run
+//!   (`lost_event_fails_every_run`).
+//! - A missed target of [`targets`] is reported, and fails only a strict run
+//!   (`missed_target_fails_only_a_strict_run`).
+//!
+//! # Design
+//!
+//! All servers are started here on free ports and in temporary folders. They end with this process,
+//! also if it is killed.
 //!
 //! ```text
 //! cargo run --release -p tests --bin load              # several rounds, some minutes
 //! cargo run --release -p tests --bin load -- --quick   # about a minute
-//! cargo run --release -p tests --bin load -- --all     # memory, crowds, idle cost, start: everything
-//! cargo run --release -p tests --bin load -- micro     # nanoseconds of verify and identify
+//! cargo run --release -p tests --bin load -- --all     # all sections, also memory, idle and start
+//! cargo run --release -p tests --bin load -- micro     # nanoseconds per verify and identify
 //! ```
 
 // A command-line tool: its report goes to standard output, its progress to standard error.
@@ -38,10 +47,10 @@ use clap::Parser;
 
 use options::{LoadCli, LoadCommand, LoadOptions, MicroOptions};
 
-/// A run that takes longer than this hangs.
+/// Longest duration of a run.
 const RUN_TIMEOUT: Duration = Duration::from_secs(150 * 60);
 
-/// What ends a run early.
+/// Error that ends a run early.
 type LoadError = Box<dyn Error>;
 
 fn main() -> ExitCode {
@@ -66,8 +75,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// The generator shares one thread with everything else here: on a small machine more threads would only take time from
-/// what is measured.
+/// Runs the requested sections on one thread. On a small machine, more threads would take CPU time
+/// from the measured processes.
 fn load(options: &LoadOptions) -> Result<bool, LoadError> {
     tests::binaries::build("load")?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -84,7 +93,7 @@ fn micro(options: &MicroOptions) -> Result<bool, LoadError> {
     Ok(true)
 }
 
-/// A reader that has seen enough is no error.
+/// Writes `text` to standard output. A closed pipe is not an error.
 fn print(text: &str) -> io::Result<()> {
     match io::stdout().write_all(text.as_bytes()) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),

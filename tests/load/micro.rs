@@ -1,7 +1,10 @@
-//! Nanoseconds per event of what ingress computes for every request, on one thread, without any I/O.
+//! Measures nanoseconds per event of verification and identification, on one thread and without
+//! I/O.
 //!
-//! Guarantee: the loop itself allocates nothing and its inputs are made beforehand; what is timed is only the code that
-//! ingress runs. A bare HMAC over the same bytes is measured in the same run, as the yardstick of the machine.
+//! # Design
+//!
+//! Inputs are prepared and the loop allocates nothing, so that only the code of ingress is timed. A
+//! bare HMAC over the same bytes is measured in the same run as a reference for the machine.
 
 use std::collections::HashMap;
 use std::error::Error;
@@ -25,11 +28,11 @@ use shared::signature::{Keys, verify};
 use crate::options::MicroOptions;
 use crate::requests;
 
-/// Different bodies, so that no branch is learnt by heart.
+/// Number of distinct bodies, so that the branch predictor cannot learn a single input.
 const BODIES: usize = 256;
 const ROUNDS: usize = 7;
 
-/// All timings.
+/// All timings of a run.
 #[derive(Debug, Serialize)]
 pub(crate) struct MicroReport {
     iterations: usize,
@@ -38,18 +41,18 @@ pub(crate) struct MicroReport {
     timings: Vec<Timing>,
 }
 
-/// One of them: the median of the rounds, and its spread.
+/// Median of the rounds, and their spread.
 #[derive(Debug, Serialize)]
 struct Timing {
     name: String,
     ns_per_event: f64,
     fastest_ns: f64,
     slowest_ns: f64,
-    /// Against the bare HMAC.
+    /// Ratio to the bare HMAC.
     ratio: f64,
 }
 
-/// A platform with signed bodies of its own.
+/// Platform with signed events.
 struct MicroSubject<'p> {
     platform: &'p Platform,
     keys: &'p Keys,
@@ -72,8 +75,9 @@ impl<'p> MicroSubject<'p> {
         Ok(Self { platform, keys, events })
     }
 
-    /// Whether the `i`-th event is genuine and can be identified.
-    fn take(&self, i: usize, identified: bool) -> bool {
+    /// Verifies the `i`-th event and, if `identified`, identifies it. Returns whether that
+    /// succeeded.
+    fn process(&self, i: usize, identified: bool) -> bool {
         let (headers, body) = &self.events[i % BODIES];
         let Ok(verified) = verify(&self.platform.scheme, self.keys, headers, body, clock::now_ms())
         else {
@@ -107,10 +111,10 @@ pub(crate) fn all(options: &MicroOptions) -> Result<MicroReport, Box<dyn Error>>
         sign::generic("netflix", sender::NETFLIX_SECRET, body.as_bytes())
     })?;
 
-    let yardstick = Hmac::<Sha256>::new_from_slice(sender::MUX_SECRET.as_bytes())?;
+    let bare_hmac = Hmac::<Sha256>::new_from_slice(sender::MUX_SECRET.as_bytes())?;
     let iterations = if options.quick { 100_000 } else { 400_000 };
     let mut timings = vec![time("bare HMAC-SHA256 of the mux body", iterations, |i| {
-        let mut mac = yardstick.clone();
+        let mut mac = bare_hmac.clone();
         mac.update(&mux.events[i % BODIES].1);
         black_box(mac.finalize().into_bytes());
         true
@@ -119,26 +123,26 @@ pub(crate) fn all(options: &MicroOptions) -> Result<MicroReport, Box<dyn Error>>
         Document::parse(&mux.events[i % BODIES].1).is_ok()
     })?);
     for (name, subject) in [("mux", &mux), ("livekit", &livekit), ("netflix", &netflix)] {
-        timings.push(time(&format!("{name}: verify"), iterations, |i| subject.take(i, false))?);
+        timings.push(time(&format!("{name}: verify"), iterations, |i| subject.process(i, false))?);
         timings.push(time(&format!("{name}: verify and identify"), iterations, |i| {
-            subject.take(i, true)
+            subject.process(i, true)
         })?);
     }
-    let yardstick = timings.first().map_or(1.0, |first| first.ns_per_event);
+    let reference_ns = timings.first().map_or(1.0, |first| first.ns_per_event);
     for timing in &mut timings {
-        timing.ratio = timing.ns_per_event / yardstick;
+        timing.ratio = timing.ns_per_event / reference_ns;
     }
     Ok(MicroReport { iterations, rounds: ROUNDS, debug_build: cfg!(debug_assertions), timings })
 }
 
-/// Times `event`, which says whether it did what is to be timed.
+/// Times `event`, which returns whether it succeeded. Fails if any call did not.
 fn time(
     name: &str,
     iterations: usize,
     mut event: impl FnMut(usize) -> bool,
 ) -> Result<Timing, Box<dyn Error>> {
     let mut rounds = Vec::with_capacity(ROUNDS);
-    // The first round warms caches and the branch predictor; it does not count.
+    // The first round warms the caches and does not count.
     for _ in 0..=ROUNDS {
         let begin = Instant::now();
         let good = (0..iterations).filter(|i| black_box(event(black_box(*i)))).count();
@@ -169,11 +173,11 @@ fn per_event(taken: Duration, iterations: usize) -> f64 {
 }
 
 impl MicroReport {
-    /// A line per timing.
+    /// Returns a table with a line per timing.
     pub(crate) fn table(&self) -> String {
         let note = if self.debug_build { ", DEBUG BUILD" } else { "" };
         let mut out = format!(
-            "median of {} rounds of {} events, one thread{note}; (×) is the ratio to the bare HMAC\n",
+            "median of {} rounds of {} events, one thread{note}; (×): ratio to the bare HMAC\n",
             self.rounds, self.iterations
         );
         for Timing { name, ns_per_event, fastest_ns, slowest_ns, ratio } in &self.timings {

@@ -1,4 +1,4 @@
-//! What a load run is asked for.
+//! Command line of a load run.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::baselines::pool::PoolKind;
 
-/// Measures ingress and worker against floors that run beside them.
+/// Measures ingress and worker against baselines that run beside them.
 #[derive(Debug, Parser)]
 #[command(name = "load", after_help = EXAMPLES)]
 pub(crate) struct LoadCli {
@@ -20,105 +20,109 @@ pub(crate) struct LoadCli {
 const EXAMPLES: &str = "Examples (cargo run --release -p tests --bin load -- …):
   load                              speed and worker, three rounds: about ten minutes
   load --quick                      the same in one short round: a minute or two, rough figures
-  load --all --with-node            everything, for which about an hour, 12 GB of disk and 6 GB of memory should be there
-  load --sections idle,start        two of the parts, alone
-  load --all --quick                everything with a tenth of the queue and of the ids: does each part run?
+  load --all --with-node            everything: about an hour, 12 GB of disk and 6 GB of memory
+  load --sections idle,start        two sections only
+  load --all --quick                every section, with a tenth of the queue and of the ids
   load --json --strict > run.json   for scripts: one object; status 1 also if a target is missed
 
-Standard output is the report, standard error the progress. The status is 1 if an event was lost, refused or dead-lettered,
-whatever the speed; a missed target is told, and fails the run only with --strict.";
+The report goes to standard output, the progress to standard error. The status is 1 if an event was
+lost, refused or dead-lettered. A missed target is reported, and fails the run only with --strict.";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum LoadCommand {
-    /// Nanoseconds per event of verification and identification.
+    /// Measure nanoseconds per event of verification and identification.
     Micro(MicroOptions),
-    /// The bare handler that everything is compared with; started by the load run itself.
+    /// Run the bare handler; started by the load run itself.
     #[command(hide = true)]
     Bare {
-        /// Where to listen.
+        /// Address to listen on.
         bind: SocketAddr,
     },
-    /// One script per request over a pool; started by the load run itself.
+    /// Run one script per request over a pool; started by the load run itself.
     #[command(hide = true)]
     Pool {
-        /// Where to listen.
+        /// Address to listen on.
         bind: SocketAddr,
-        /// Redis.
+        /// Redis URL.
         url: String,
-        /// Whose connections.
+        /// Kind of pool.
         lender: PoolKind,
-        /// Connections.
+        /// Number of connections.
         size: usize,
     },
 }
 
-/// A part of the run.
+/// Section of a load run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum LoadSection {
-    /// accepted/s and CPU of ingress at both kinds of fsync, beside a bare handler, a script per request over deadpool and
-    /// (--with-node) Fastify; then a worker on that backlog, and the latency of both at half of what they do together
+    /// Accepted/s and CPU of ingress at both kinds of fsync, beside the baselines; then a worker on
+    /// that backlog, and the latency of both at half of their common rate
     Speed,
-    /// A worker on a backlog, to SQLite and to PostgreSQL, beside the raw batched writes of the same rows
+    /// A worker on a backlog, to SQLite and to PostgreSQL, beside raw batched writes of the same
+    /// rows
     Worker,
-    /// What an event costs, and the worker's memory, with 1,000,000 queued; Redis memory per queued event
+    /// Cost per event and the worker's memory with 1,000,000 queued; Redis memory per queued event
     Queued,
-    /// What an event costs with 5,000,000 remembered ids; Redis memory per id
+    /// Cost per event with 5,000,000 remembered ids; Redis memory per id
     Remembered,
-    /// What an event costs with 200 active platforms
+    /// Cost per event with 200 active platforms
     Platforms,
-    /// CPU of an ingress and a worker that have 200 platforms and nothing to do
+    /// CPU of an idle ingress and an idle worker with 200 platforms
     Idle,
-    /// From start to ready
+    /// Time from start to ready
     Start,
 }
 
 const DEFAULT_SECTIONS: [LoadSection; 2] = [LoadSection::Speed, LoadSection::Worker];
 
-/// How to run.
+/// Options of a load run.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct LoadOptions {
-    /// One short round, and a tenth of the queue and of the ids where they are asked for.
+    /// Run one short round, with a tenth of the queue and of the ids.
     #[arg(long)]
     pub(crate) quick: bool,
-    /// The report as one JSON object instead of a table.
+    /// Print the report as one JSON object instead of a table.
     #[arg(long)]
     pub(crate) json: bool,
-    /// Every section.
+    /// Run every section.
     #[arg(long, conflicts_with = "sections")]
     pub(crate) all: bool,
-    /// Only these, with commas between; default: speed,worker.
+    /// Run only these sections, separated by commas [default: speed,worker].
     #[arg(long, value_enum, value_delimiter = ',')]
     pub(crate) sections: Vec<LoadSection>,
-    /// A missed target fails the run.
+    /// Fail the run if a target is missed.
     #[arg(long)]
     pub(crate) strict: bool,
-    /// Compare with Fastify + ioredis, too: needs node and npm, and installs both packages into a temporary folder.
+    /// Compare with Fastify + ioredis too. Needs node and npm, and installs both packages into a
+    /// temporary folder.
     #[arg(long)]
     pub(crate) with_node: bool,
-    /// Keep-alive connections.
+    /// Number of keep-alive connections.
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) connections: u16,
-    /// Connections to Redis of the handler that runs a script per request. At `always` they are what shares an fsync.
+    /// Redis connections of the handler that runs a script per request. At `always` they share one
+    /// fsync.
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) pool: u16,
     /// Seconds measured per round, after the warm-up.
     #[arg(long, value_parser = clap::value_parser!(u8).range(1..=60))]
     pub(crate) seconds: Option<u8>,
-    /// Rounds; what counts of a figure is its median.
+    /// Number of rounds. The median of a figure counts.
     #[arg(long, value_parser = clap::value_parser!(u8).range(1..=9))]
     pub(crate) rounds: Option<u8>,
-    /// Events a second when latency is measured; default: half of what ingress and worker can do together.
+    /// Events per second while latency is measured [default: half the common rate of ingress and
+    /// worker].
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub(crate) rate: Option<u32>,
 }
 
-/// How to run the micro-benchmarks.
+/// Options of the micro-benchmarks.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct MicroOptions {
-    /// Fewer iterations.
+    /// Run fewer iterations.
     #[arg(long)]
     pub(crate) quick: bool,
-    /// One JSON object instead of a table.
+    /// Print one JSON object instead of a table.
     #[arg(long)]
     pub(crate) json: bool,
 }
@@ -136,12 +140,12 @@ impl LoadOptions {
         self.rounds.unwrap_or(if self.quick { 1 } else { 3 })
     }
 
-    /// `whole`, or a tenth of it.
+    /// Returns `whole`, or a tenth of it in a quick run.
     pub(crate) fn sized(&self, whole: usize) -> usize {
         if self.quick { whole / 10 } else { whole }
     }
 
-    /// What to run, in order.
+    /// Returns the sections to run, in order.
     pub(crate) fn sections(&self) -> Vec<LoadSection> {
         let asked = |section: &LoadSection| {
             self.all

@@ -1,4 +1,4 @@
-//! What a load run says: a table for people, one JSON object for scripts.
+//! Report of a load run: a table for people, one JSON object for scripts.
 
 use std::fmt::Write as _;
 
@@ -9,7 +9,7 @@ use crate::options::{LoadOptions, LoadSection};
 use crate::targets::{self, Direction, JudgedTarget, TargetVerdict};
 use clap::ValueEnum as _;
 
-/// Everything that was measured.
+/// Results of a load run.
 #[derive(Debug, Serialize)]
 pub(crate) struct LoadReport {
     quick: bool,
@@ -19,7 +19,7 @@ pub(crate) struct LoadReport {
     seconds: u64,
     cores: usize,
     debug_build: bool,
-    /// Every answer of every round was what it should be, and every accepted event was finished.
+    /// True if every response was the expected one and every accepted event was finished.
     all_good: bool,
     faults: Vec<String>,
     notes: Vec<String>,
@@ -53,7 +53,7 @@ impl LoadReport {
         }
     }
 
-    /// Whether the run succeeded: nothing was lost, and, where `strict`, no target was missed.
+    /// Returns whether the run succeeded: without faults and, if `strict`, without a missed target.
     pub(crate) fn is_good(&self, strict: bool) -> bool {
         self.all_good && !(strict && self.count(TargetVerdict::Missed) > 0)
     }
@@ -62,27 +62,27 @@ impl LoadReport {
         self.targets.iter().filter(|judged| judged.verdict == verdict).count()
     }
 
-    /// A line per figure, a column per system, section by section; then targets and verdict.
+    /// Returns a table with a line per figure and a column per system, then targets and verdict.
     pub(crate) fn table(&self) -> String {
         let debug = if self.debug_build { ", DEBUG BUILD" } else { "" };
         let mut out = format!(
             "{} cores, {} connections, {} round(s) of {} s{debug}; medians\n",
             self.cores, self.connections, self.rounds, self.seconds
         );
-        for section in distinct(self.figures.iter().map(|figure| figure.place.section)) {
-            let of: Vec<&Figure> =
-                self.figures.iter().filter(|figure| figure.place.section == section).collect();
-            table(&mut out, section, &of);
+        for section in distinct(self.figures.iter().map(|figure| figure.key.section)) {
+            let figures: Vec<&Figure> =
+                self.figures.iter().filter(|figure| figure.key.section == section).collect();
+            table(&mut out, section, &figures);
         }
         self.judgement(&mut out);
         for note in &self.notes {
             let _ = writeln!(out, "note: {note}");
         }
         for fault in &self.faults {
-            let _ = writeln!(out, "NOT GOOD: {fault}");
+            let _ = writeln!(out, "FAILED: {fault}");
         }
         if self.all_good {
-            out.push_str("good: nothing that was accepted is missing, nothing was refused, nothing is dead\n");
+            out.push_str("ok: no event was lost, refused or dead-lettered\n");
         }
         out
     }
@@ -110,18 +110,18 @@ impl LoadReport {
 }
 
 fn table(out: &mut String, section: &str, figures: &[&Figure]) {
-    let columns = distinct(figures.iter().map(|figure| figure.place.column.as_str()));
+    let columns = distinct(figures.iter().map(|figure| figure.key.column.as_str()));
     let _ = write!(out, "\n{section:<width$}", width = NAME);
     for column in &columns {
         let _ = write!(out, "{column:>COLUMN$}");
     }
     out.push('\n');
-    for name in distinct(figures.iter().map(|figure| figure.place.name)) {
+    for name in distinct(figures.iter().map(|figure| figure.key.name)) {
         let _ = write!(out, "  {name:<width$}", width = NAME - 2);
         for column in &columns {
             let at = figures
                 .iter()
-                .find(|figure| figure.place.name == name && figure.place.column == *column);
+                .find(|figure| figure.key.name == name && figure.key.column == *column);
             let _ = write!(
                 out,
                 "{:>COLUMN$}",
@@ -132,7 +132,7 @@ fn table(out: &mut String, section: &str, figures: &[&Figure]) {
     }
 }
 
-/// Each once, in the order of their first appearance.
+/// Returns each text once, in the order of first appearance.
 fn distinct<'t>(all: impl Iterator<Item = &'t str>) -> Vec<&'t str> {
     let mut seen = Vec::new();
     for one in all {
@@ -143,7 +143,7 @@ fn distinct<'t>(all: impl Iterator<Item = &'t str>) -> Vec<&'t str> {
     seen
 }
 
-/// Three significant digits, or whole.
+/// Formats with three significant digits, and from 100 on as a whole number.
 fn number(value: f64) -> String {
     match value.abs() {
         v if v >= 100.0 => format!("{value:.0}"),
@@ -189,7 +189,7 @@ mod tests {
     fn lost_event_fails_every_run() {
         let lost = report(|figures| figures.fault("1 of 2 accepted events is missing".to_owned()));
         assert!(
-            !lost.is_good(false) && lost.table().contains("NOT GOOD: 1 of 2"),
+            !lost.is_good(false) && lost.table().contains("FAILED: 1 of 2"),
             "{}",
             lost.table()
         );

@@ -1,4 +1,4 @@
-//! The events that are sent: complete HTTP requests, made and signed before the clock starts.
+//! Builds the requests of a load run: complete HTTP requests, signed before the measurement starts.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -8,7 +8,7 @@ use ::tests::sign;
 /// Rooms that the events are spread over.
 pub(crate) const ROOMS: usize = 64;
 
-/// Event types in the mix: three that change a session, one that is only logged.
+/// Event types in the mix. Three change a session, one is only logged.
 pub(crate) const KINDS: [&str; 4] = [
     "video.live_stream.active",
     "video.live_stream.connected",
@@ -16,10 +16,10 @@ pub(crate) const KINDS: [&str; 4] = [
     "video.live_stream.disconnected",
 ];
 
-/// About a gigabyte of signed requests is the most that is kept.
+/// Upper bound of signed requests, about 1 GB.
 const MAX_REQUESTS: usize = 1_200_000;
 
-/// Signed requests, no two alike, in one block of memory; each is handed out once.
+/// Distinct signed requests in one block of memory. Each is handed out once.
 pub(crate) struct SignedRequests {
     bytes: Vec<u8>,
     ends: Vec<usize>,
@@ -27,23 +27,25 @@ pub(crate) struct SignedRequests {
     wraps: bool,
 }
 
-/// What kind of requests to make.
+/// Kind of requests to build.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RequestKind {
-    /// Over how many platforms (`p000` …) they are spread; 0: all are `mux`'s.
+    /// Number of platforms (`p000` …) to spread them over; 0 for `mux` only.
     pub(crate) platforms: usize,
-    /// Whether they ask to be answered when the event is committed.
+    /// Asks for an answer after the commit (`Prefer: wait`).
     pub(crate) wait: bool,
 }
 
 impl RequestKind {
-    /// Events of `mux`, answered when they are accepted.
+    /// Returns requests of `mux` that are answered once accepted.
     pub(crate) const fn plain() -> Self {
         Self { platforms: 0, wait: false }
     }
 }
 
-/// The platform of the `i`-th event of `platforms`: no neighbours, and each gets every type of event.
+/// Returns the platform of the `i`-th event, one of `platforms`.
+///
+/// Consecutive events have different platforms, and every platform gets every event type.
 pub(crate) fn platform(i: usize, platforms: usize) -> String {
     match platforms {
         0 => "mux".to_owned(),
@@ -52,7 +54,7 @@ pub(crate) fn platform(i: usize, platforms: usize) -> String {
 }
 
 impl SignedRequests {
-    /// Makes `count` of them for the host `authority`.
+    /// Builds and signs `count` requests for the host `authority`.
     pub(crate) fn signed(authority: &str, count: usize, kind: &RequestKind) -> Self {
         let count = count.clamp(1, MAX_REQUESTS);
         let (run, signed_at) = (unique("load"), now());
@@ -64,8 +66,9 @@ impl SignedRequests {
             let body = body(&run, i, first_ms + (i * 60_000 / count) as i64);
             let signature = sign::pairs(MUX_SECRET, signed_at, body.as_bytes());
             let head = format!(
-                "POST /api/v1/webhooks/{platform} HTTP/1.1\r\nhost: {authority}\r\nuser-agent: Webhooks/1.0\r\n\
-                 content-type: application/json\r\n{prefer}mux-signature: {signature}\r\ncontent-length: {}\r\n\r\n",
+                "POST /api/v1/webhooks/{platform} HTTP/1.1\r\nhost: {authority}\r\n\
+                 user-agent: Webhooks/1.0\r\ncontent-type: application/json\r\n\
+                 {prefer}mux-signature: {signature}\r\ncontent-length: {}\r\n\r\n",
                 body.len()
             );
             bytes.extend_from_slice(head.as_bytes());
@@ -75,13 +78,13 @@ impl SignedRequests {
         Self { bytes, ends, next: AtomicUsize::new(0), wraps: false }
     }
 
-    /// Hands them out again from the beginning when all have been: for a server that does not look at them.
+    /// Starts over after the last request. Only for a server that does not detect duplicates.
     pub(crate) fn endless(mut self) -> Self {
         self.wraps = true;
         self
     }
 
-    /// The next one; `None` when all are used.
+    /// Returns the next request, or `None` if all are used.
     pub(crate) fn next(&self) -> Option<&[u8]> {
         let mut i = self.next.fetch_add(1, Ordering::Relaxed);
         if self.wraps {
@@ -93,22 +96,36 @@ impl SignedRequests {
     }
 }
 
-/// The name of the `i`-th room.
+/// Returns the name of the `i`-th room.
 pub(crate) fn room(i: usize) -> String {
     format!("load-room-{:03}", i % ROOMS)
 }
 
-/// The id of the `i`-th event of `run`.
+/// Returns the id of the `i`-th event of `run`.
 pub(crate) fn event_id(run: &str, i: usize) -> String {
     format!("{run}-{i:08}")
 }
 
-/// A provider's event of about 500 bytes.
+/// Returns the body of a Mux event, about 500 bytes.
 pub(crate) fn body(run: &str, i: usize, at_ms: i64) -> String {
     let (kind, room, at) = (KINDS[i % KINDS.len()], room(i / KINDS.len()), rfc3339(at_ms));
     let id = event_id(run, i);
     format!(
-        r#"{{"type":"{kind}","id":"{id}","created_at":"{at}","object":{{"type":"live","id":"ls-{room}"}},"environment":{{"name":"Production","id":"k9f2xz"}},"data":{{"id":"ls-{room}","passthrough":"{room}","status":"active","stream_key":"abcd1234-ab12-cd34-ef56-abcdef123456","playback_ids":[{{"policy":"public","id":"aBcDeFgHiJkLmNoPqRsTuVwXyZ0123456789"}}],"latency_mode":"reduced","reconnect_window":60,"max_continuous_duration":43200}},"attempts":[],"request_id":null}}"#
+        concat!(
+            r#"{{"type":"{kind}","id":"{id}","created_at":"{at}","#,
+            r#""object":{{"type":"live","id":"ls-{room}"}},"#,
+            r#""environment":{{"name":"Production","id":"k9f2xz"}},"#,
+            r#""data":{{"id":"ls-{room}","passthrough":"{room}","status":"active","#,
+            r#""stream_key":"abcd1234-ab12-cd34-ef56-abcdef123456","#,
+            r#""playback_ids":[{{"policy":"public","#,
+            r#""id":"aBcDeFgHiJkLmNoPqRsTuVwXyZ0123456789"}}],"#,
+            r#""latency_mode":"reduced","reconnect_window":60,"#,
+            r#""max_continuous_duration":43200}},"attempts":[],"request_id":null}}"#
+        ),
+        kind = kind,
+        id = id,
+        at = at,
+        room = room
     )
 }
 

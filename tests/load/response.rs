@@ -1,14 +1,14 @@
-//! Answers as the generator reads them: HTTP/1.1 with a length, one at a time.
+//! Reads HTTP/1.1 responses with a `content-length`, one at a time.
 
 use std::io;
 
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
-/// Longest answer that is understood.
+/// Longest response that can be read.
 pub(crate) const MAX_RESPONSE_BYTES: usize = 4096;
 
-/// Reads one answer to its end; gives its status.
+/// Reads one response to its end and returns its status.
 pub(crate) async fn read(
     stream: &mut TcpStream,
     buffer: &mut [u8; MAX_RESPONSE_BYTES],
@@ -25,13 +25,13 @@ pub(crate) async fn read(
                 return Ok(status);
             }
             if filled > length {
-                return Err(io::Error::other("more than one answer to one request"));
+                return Err(io::Error::other("more than one response to one request"));
             }
         }
     }
 }
 
-/// Status and whole length of the answer that `bytes` begins with, once its head is complete.
+/// Returns status and total length of the response in `bytes`, or `None` if its head is incomplete.
 fn head(bytes: &[u8]) -> io::Result<Option<(u16, usize)>> {
     let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") else {
         return Ok(None);
@@ -40,12 +40,12 @@ fn head(bytes: &[u8]) -> io::Result<Option<(u16, usize)>> {
     let mut lines = text.split("\r\n");
     let status =
         lines.next().and_then(|line| line.strip_prefix("HTTP/1.1 ")?.get(..3)?.parse().ok());
-    let status = status.ok_or_else(|| io::Error::other("not an HTTP/1.1 answer"))?;
+    let status = status.ok_or_else(|| io::Error::other("not an HTTP/1.1 response"))?;
     let length: Option<usize> = lines.find_map(|line| {
         let (name, value) = line.split_once(':')?;
         if name.eq_ignore_ascii_case("content-length") { value.trim().parse().ok() } else { None }
     });
-    let length = length.ok_or_else(|| io::Error::other("an answer without content-length"))?;
+    let length = length.ok_or_else(|| io::Error::other("a response without content-length"))?;
     Ok(Some((status, end + 4 + length)))
 }
 

@@ -1,4 +1,6 @@
-//! The whole run: rounds of speed and worker in turn, so that a noisy minute hits all of them, then the other sections.
+//! Runs the requested sections: rounds of speed and worker in turn, then the other sections.
+//!
+//! Alternating rounds spread a noisy minute over all of them.
 
 use crate::LoadError;
 use crate::baselines::fastify::Fastify;
@@ -7,18 +9,18 @@ use crate::options::{LoadOptions, LoadSection};
 use crate::scenarios::preloaded::{self, Preload};
 use crate::scenarios::{idle, speed, start, worker};
 
-/// Measures all that is asked for.
+/// Measures all requested sections.
 pub(crate) async fn all(options: &LoadOptions) -> Result<Figures, LoadError> {
     let mut figures = Figures::default();
     let sections = options.sections();
     let (speed, worker) =
         (sections.contains(&LoadSection::Speed), sections.contains(&LoadSection::Worker));
-    let node = if speed { node(options, &mut figures).await } else { None };
+    let fastify = if speed { fastify(options, &mut figures).await } else { None };
     if speed || worker {
         for round in 1..=options.rounds() {
             eprintln!("load: round {round} of {}", options.rounds());
             if speed {
-                speed::round(options, node.as_ref(), &mut figures).await?;
+                speed::round(options, fastify.as_ref(), &mut figures).await?;
             }
             if worker {
                 worker::round(options, &mut figures).await?;
@@ -27,27 +29,27 @@ pub(crate) async fn all(options: &LoadOptions) -> Result<Figures, LoadError> {
     }
     for section in sections {
         let figures = &mut figures;
-        let say = |what: &str| eprintln!("load: {what}");
+        let progress = |section: &str| eprintln!("load: {section}");
         match section {
             LoadSection::Speed | LoadSection::Worker => {}
             LoadSection::Queued => {
-                say("a long queue");
+                progress("a long queue");
                 preloaded::compare(Preload::Queued, options, figures).await?;
             }
             LoadSection::Remembered => {
-                say("many remembered ids");
+                progress("many remembered ids");
                 preloaded::compare(Preload::Remembered, options, figures).await?;
             }
             LoadSection::Platforms => {
-                say("many platforms");
+                progress("many platforms");
                 preloaded::compare(Preload::Platforms, options, figures).await?;
             }
             LoadSection::Idle => {
-                say("nothing to do");
+                progress("idle system");
                 idle::measure(options, figures).await?;
             }
             LoadSection::Start => {
-                say("starts");
+                progress("starts");
                 start::measure(options, figures).await?;
             }
         }
@@ -55,15 +57,15 @@ pub(crate) async fn all(options: &LoadOptions) -> Result<Figures, LoadError> {
     Ok(figures)
 }
 
-/// Fastify and ioredis, if they are asked for and can be had; else the report says why not.
-async fn node(options: &LoadOptions, figures: &mut Figures) -> Option<Fastify> {
+/// Installs Fastify and ioredis if requested. Otherwise adds the reason to the report.
+async fn fastify(options: &LoadOptions, figures: &mut Figures) -> Option<Fastify> {
     if !options.with_node {
         figures.note("not compared with Fastify + ioredis: --with-node installs and runs them");
         return None;
     }
     eprintln!("load: installing fastify and ioredis");
     match Fastify::install().await {
-        Ok(node) => Some(node),
+        Ok(fastify) => Some(fastify),
         Err(reason) => {
             figures.note(&format!("not compared with Fastify + ioredis: {reason}"));
             None

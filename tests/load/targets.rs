@@ -1,12 +1,15 @@
-//! What is aimed at, as data: every bound in one place.
+//! Performance targets as data: every bound in one place.
 //!
-//! Guarantee: a target is met only by a value that was measured; what was not is said to be not measured.
+//! # Guarantees
+//!
+//! - Only a measured value meets a target. Without one, the verdict is `not measured`
+//!   (`bound_itself_meets_both_directions`).
 
 use serde::{Serialize, Serializer};
 
 use crate::figures::Figures;
 
-/// What is measured against a bound.
+/// Measured quantity that has a bound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[allow(missing_docs)]
@@ -35,7 +38,7 @@ pub(crate) enum Goal {
     StartWorker,
 }
 
-/// Which side of a bound is good.
+/// Side of a bound that meets it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Direction {
@@ -45,7 +48,7 @@ pub(crate) enum Direction {
     AtMost,
 }
 
-/// A goal and its bound.
+/// Goal with its bound.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(crate) struct PerformanceTarget {
     pub(crate) goal: Goal,
@@ -55,7 +58,7 @@ pub(crate) struct PerformanceTarget {
     pub(crate) unit: &'static str,
 }
 
-/// What became of a target.
+/// Result of comparing a value with its bound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum TargetVerdict {
@@ -64,7 +67,7 @@ pub(crate) enum TargetVerdict {
     NotMeasured,
 }
 
-/// A target, what was measured, and what that means.
+/// Target with its measured value and verdict.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(crate) struct JudgedTarget {
     #[serde(flatten)]
@@ -92,7 +95,7 @@ const fn at_most(
     PerformanceTarget { goal, name, direction: Direction::AtMost, bound, unit }
 }
 
-/// All of them.
+/// All targets.
 pub(crate) const TARGETS: [PerformanceTarget; 22] = [
     at_least(
         Goal::AcceptedAgainstPool,
@@ -129,13 +132,13 @@ pub(crate) const TARGETS: [PerformanceTarget; 22] = [
         Goal::SqliteCpuBeyondRaw,
         12.0,
         "µs",
-        "worker to SQLite, CPU per event beyond that floor",
+        "worker to SQLite, CPU per event beyond raw writes",
     ),
     at_most(
         Goal::PostgresCpuBeyondRaw,
         12.0,
         "µs",
-        "worker to PostgreSQL, CPU per event beyond that floor",
+        "worker to PostgreSQL, CPU per event beyond raw writes",
     ),
     at_most(Goal::AcceptP99, 10.0, "ms", "half the maximum rate, at always: accept, p99"),
     at_most(Goal::CommitP50, 10.0, "ms", "half the maximum rate, at always: accept to commit, p50"),
@@ -159,7 +162,7 @@ pub(crate) const TARGETS: [PerformanceTarget; 22] = [
 ];
 
 impl PerformanceTarget {
-    /// What `measured` means for it.
+    /// Compares `measured` with the bound.
     pub(crate) fn judge(self, measured: Option<f64>) -> JudgedTarget {
         let met = measured.map(|value| match self.direction {
             Direction::AtLeast => value >= self.bound,
@@ -174,12 +177,12 @@ impl PerformanceTarget {
     }
 }
 
-/// Every target, judged.
+/// Judges every target.
 pub(crate) fn judge(figures: &Figures) -> Vec<JudgedTarget> {
     TARGETS.into_iter().map(|target| target.judge(figures.goal_value(target.goal))).collect()
 }
 
-/// JSON knows no infinity.
+/// Serializes infinity as null, because JSON has no infinity.
 fn finite<S: Serializer>(value: &Option<f64>, serializer: S) -> Result<S::Ok, S::Error> {
     value.filter(|value| value.is_finite()).serialize(serializer)
 }

@@ -91,7 +91,8 @@ async fn group_passes_the_rate_limit_whole_or_costs_nothing() {
     let outcomes =
         fixture.groups(&slow(5), &[&["a", "b", "c"], &["d", "e", "f"], &["g", "h"], &["i"]]).await;
     let limited = |retry_after_s| Enqueued::RateLimited { retry_after_s };
-    // The second group lacks quota for one event, which takes ten minutes. Two remain for the third.
+    // The second group lacks quota for one event, which takes ten minutes. Two remain for the
+    // third.
     assert_eq!(outcomes, [Enqueued::Accepted, limited(600), Enqueued::Accepted, limited(600)]);
     assert_eq!(fixture.queued().await, ["a", "b", "c", "g", "h"]);
     assert_eq!((fixture.markers().await, fixture.counter("rate_limited").await), (5, 4));
@@ -132,7 +133,8 @@ async fn group_above_the_burst_passes_at_rest_and_costs_in_full() {
     assert_eq!(fixture.groups(&policy, &[&["z"], &five]).await, [Enqueued::Accepted, limited(600)]);
     fixture.redis::<()>(&["DEL", &fixture.keys.limit]).await;
     assert_eq!(fixture.groups(&policy, &[&five]).await, [Enqueued::Accepted]);
-    // Five periods are charged and the burst allows two: one fits after four periods, two after five.
+    // Five periods are charged and the burst allows two: one fits after four periods, two after
+    // five.
     let near = |outcome, seconds: u64| match outcome {
         Enqueued::RateLimited { retry_after_s } => {
             assert!((seconds - 5..=seconds).contains(&retry_after_s))

@@ -1,4 +1,5 @@
-//! Tests of the cluster layout: scripts keep to one slot, and the health monitor sees every primary.
+//! Tests of the cluster layout: scripts keep to one slot, and the health monitor sees every
+//! primary.
 //!
 //! A cluster of one node refuses a script that touches keys of several slots.
 

@@ -1,4 +1,5 @@
-//! Tests of destination queues: the binding of a queue to its URL, and the pause of a busy destination.
+//! Tests of destination queues: the binding of a queue to its URL, and the pause of a busy
+//! destination.
 
 use std::time::Duration;
 

@@ -141,7 +141,8 @@ async fn play(
         let mut rest = waiting.as_slice();
         while let Some((platform, _)) = rest.first() {
             let size = *sizes.next().unwrap();
-            // The worker folds duplicates within a batch, so the second one goes into the next batch.
+            // The worker folds duplicates within a batch, so the second one goes into the next
+            // batch.
             let mut ids = HashSet::new();
             let fits = |one: &&(&str, PlannedEvent)| {
                 one.0 == *platform && ids.insert(one.1.event_id.clone())

@@ -1,11 +1,11 @@
-//! What everything is compared with: actix, one thread, reads the body and answers 202.
+//! Bare HTTP baseline: actix with one thread reads the body and answers 202.
 
 use std::io;
 use std::net::SocketAddr;
 
 use actix_web::{App, HttpResponse, HttpServer, web};
 
-/// An answer of the size that ingress gives.
+/// Response body of the same size as that of ingress.
 const RESPONSE_BODY: &str = r#"{"event_id":"evt-00000000-0000000000000000","status":"accepted"}"#;
 
 /// Serves until SIGTERM.

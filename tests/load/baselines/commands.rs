@@ -1,8 +1,8 @@
-//! What Redis alone costs per event: the same commands on the same keys, without a script and without a decision.
+//! Measures the Redis CPU per event of the bare commands: same keys, no script, no decision.
 //!
-//! Nobody could run that (a duplicate would be queued again, no limit would hold), and nobody who keeps the entry's fields
-//! and the marker can go below it: transactions of many events, so that they share a sync, sent by one connection that does
-//! nothing else.
+//! This is a lower bound for any system with the same entries and markers. It is not usable itself:
+//! it queues duplicates and has no limits. Transactions of many events share one sync and use one
+//! dedicated connection.
 
 use redis::aio::MultiplexedConnection;
 use redis::{Pipeline, Value, cmd, pipe};
@@ -16,11 +16,11 @@ use crate::requests::{KINDS, body, event_id};
 
 const STREAM: &str = "webhooks:incoming:mux";
 const GROUP: &str = "webhook-processors";
-/// As many as ingress puts into one call.
+/// Events per transaction, as in one call of ingress.
 const ENQUEUE_BATCH: usize = 128;
-/// As many as a worker reads and settles at once.
+/// Entries per read and settle, as in a worker.
 const READ_BATCH: usize = 512;
-/// As long as ingress remembers.
+/// Lifetime of a dedup marker, as in ingress.
 const DEDUP_TTL_MS: i64 = 24 * 3600 * 1000;
 
 /// CPU of Redis per event, in µs.
@@ -29,7 +29,7 @@ pub(crate) struct CommandCost {
     pub(crate) read_and_settle: f64,
 }
 
-/// Takes `events` through `redis`, which nothing else uses.
+/// Enqueues, reads and settles `events` events on `redis`, which must have no other client.
 pub(crate) async fn measure(redis: &RedisServer, events: usize) -> Result<CommandCost, LoadError> {
     let mut connection = redis.connection().await;
     cmd("XGROUP")
@@ -91,14 +91,18 @@ fn enqueue(run: &str, events: std::ops::Range<usize>) -> Pipeline {
     transaction
 }
 
-/// Ids of the next entries; there are some.
+/// Reads the ids of the next entries. Fails if there are none.
 async fn read(connection: &mut MultiplexedConnection) -> Result<Vec<Value>, LoadError> {
     let mut call = cmd("XREADGROUP");
     call.arg(&["GROUP", GROUP, "floor", "COUNT"]).arg(READ_BATCH).arg(&["STREAMS", STREAM, ">"]);
     let streams: Vec<(Value, Vec<(Value, Value)>)> = call.query_async(connection).await?;
     let entries = streams.into_iter().flat_map(|(_, entries)| entries);
     let ids: Vec<Value> = entries.map(|(id, _)| id).collect();
-    if ids.is_empty() { Err("the floor's stream has lost entries".into()) } else { Ok(ids) }
+    if ids.is_empty() {
+        Err("the stream of the command baseline has lost entries".into())
+    } else {
+        Ok(ids)
+    }
 }
 
 fn settle(ids: &[Value]) -> Pipeline {

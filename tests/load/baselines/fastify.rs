@@ -1,4 +1,4 @@
-//! Fastify + ioredis, where they are asked for and can be had.
+//! Fastify and ioredis baseline, if it is requested and can be installed.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -13,20 +13,20 @@ use crate::LoadError;
 
 const SERVER: &str = include_str!("../fastify/server.mjs");
 const PACKAGE: &str = include_str!("../fastify/package.json");
-/// Longest wait for the packages.
+/// Longest wait for the installation of the packages.
 const INSTALL_TIMEOUT: Duration = Duration::from_secs(180);
 
-/// The server and its packages, in a folder that is removed in the end.
+/// The server and its packages, in a temporary folder.
 pub(crate) struct Fastify {
     folder: tempfile::TempDir,
 }
 
 impl Fastify {
-    /// Installs the packages; or says why that cannot be done.
+    /// Installs the packages. Returns the reason if that is impossible.
     pub(crate) async fn install() -> Result<Self, String> {
         let version = Command::new("node").arg("--version").stderr(Stdio::null()).output();
         if !version.is_ok_and(|answer| answer.status.success()) {
-            return Err("there is no node".to_owned());
+            return Err("node is not installed".to_owned());
         }
         let folder = process::folder();
         let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text);
@@ -37,11 +37,11 @@ impl Fastify {
         match timeout(INSTALL_TIMEOUT, npm).await {
             Ok(Ok(())) => Ok(Self { folder }),
             Ok(Err(error)) => Err(format!("npm cannot install fastify and ioredis: {error}")),
-            Err(_) => Err("npm took too long".to_owned()),
+            Err(_) => Err("npm install timed out".to_owned()),
         }
     }
 
-    /// The server, not running yet.
+    /// Returns the server's program, which is not started yet.
     pub(crate) fn program(&self, address: SocketAddr, redis: &str) -> Program {
         Program::at("fastify", "node")
             .in_folder(self.folder.path())
@@ -66,7 +66,7 @@ async fn install(folder: &Path) -> Result<(), LoadError> {
     Err(String::from_utf8_lossy(&done.stderr)
         .lines()
         .next()
-        .unwrap_or("it does not say why")
+        .unwrap_or("npm gave no reason")
         .to_owned()
         .into())
 }

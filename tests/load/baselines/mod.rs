@@ -1,4 +1,4 @@
-//! What ingress and worker are compared with: what others would have instead, and what no one can go below.
+//! Baselines that ingress and worker are compared with: common alternatives, and lower bounds.
 
 pub(crate) mod bare;
 pub(crate) mod commands;

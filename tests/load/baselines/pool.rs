@@ -1,9 +1,13 @@
-//! What a competent team writes by hand: actix, one thread, and for every request one script over a pool of connections.
+//! Baseline of a hand-written receiver: actix with one thread, and one script per request over a
+//! connection pool.
 //!
-//! It verifies the signature and its age, parses the event, and marks and appends it in one script. No limit of rate or
-//! backlog, no batching; a connection belongs to one request from its command to its answer, as in every pool. The pool is
-//! deadpool-redis as it comes, which asks a connection whether it still answers before it lends it again. Beside it
-//! stands a pool that trusts its connections: nobody who must survive a restart of Redis would run that, but no pool is faster.
+//! It verifies the signature and its age, parses the event, and writes marker and entry in one
+//! script. It has no rate limit, no backlog bound and no batching. One request uses a connection at
+//! a time.
+//!
+//! The usual pool is deadpool-redis with its defaults, which checks a connection before it lends it
+//! again. The trusting pool skips the check. It is the fastest possible pool, but does not survive
+//! a restart of Redis.
 
 use std::net::SocketAddr;
 use std::sync::{Mutex, PoisonError};
@@ -20,22 +24,22 @@ use tokio::sync::Semaphore;
 
 use crate::LoadError;
 
-/// A marker with its time to live, and the entry if it is new.
+/// Sets the marker with its lifetime, and adds the entry if the marker is new.
 const SCRIPT: &str = "if redis.call('SET', KEYS[1], '1', 'NX', 'EX', ARGV[1]) then \
-    redis.call('XADD', KEYS[2], '*', 'event_id', ARGV[2], 'event_type', ARGV[3], 'received_at', ARGV[4], \
-        'attempt', '1', 'body', ARGV[5]) \
+    redis.call('XADD', KEYS[2], '*', 'event_id', ARGV[2], 'event_type', ARGV[3], \
+        'received_at', ARGV[4], 'attempt', '1', 'body', ARGV[5]) \
     return 1 end return 0";
-/// As long as ingress remembers.
+/// Lifetime of a dedup marker, as in ingress.
 const DEDUP_TTL_S: u32 = 24 * 3600;
-/// Age of a signature.
+/// Maximum age of a signature.
 const TOLERANCE_S: i64 = 300;
 
-/// Which pool.
+/// Kind of connection pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum PoolKind {
-    /// deadpool-redis, as it comes.
+    /// deadpool-redis with its defaults.
     Deadpool,
-    /// Lends connections without a look at them.
+    /// Lends connections without a check.
     Trusting,
 }
 
@@ -60,7 +64,7 @@ impl Pool {
         })
     }
 
-    /// What `call` answers, on a connection of its own.
+    /// Runs `call` on a connection of the pool.
     async fn invoke(&self, call: &ScriptInvocation<'_>) -> Result<u8, LoadError> {
         Ok(match self {
             Self::Deadpool(pool) => call.invoke_async(&mut pool.get().await?).await?,
@@ -71,7 +75,7 @@ impl Pool {
     }
 }
 
-/// Connections that are lent to one user at a time, and never looked at.
+/// Pool that lends each connection to one user at a time and never checks it.
 struct Trusting {
     client: Client,
     idle: Mutex<Vec<MultiplexedConnection>>,
@@ -79,7 +83,7 @@ struct Trusting {
 }
 
 impl Trusting {
-    /// Runs `work` on a connection of its own; connects if none is idle.
+    /// Runs `work` on an idle connection, or on a new one if none is idle.
     async fn with<T>(
         &self,
         work: impl AsyncFnOnce(&mut MultiplexedConnection) -> RedisResult<T>,
@@ -103,7 +107,7 @@ struct ScriptServer {
     key: Hmac<Sha256>,
 }
 
-/// What the handler must know of an event.
+/// Fields of an event that the handler reads.
 #[derive(Deserialize)]
 struct EventHead<'b> {
     id: &'b str,
@@ -148,15 +152,17 @@ async fn accept(
         .arg(event.kind)
         .arg(now_ms())
         .arg(&*body);
-    let answer = |status: &str| format!(r#"{{"event_id":"{}","status":"{status}"}}"#, event.id);
+    let response = |status: &str| format!(r#"{{"event_id":"{}","status":"{status}"}}"#, event.id);
     match server.pool.invoke(&call).await {
-        Ok(1) => HttpResponse::Accepted().content_type("application/json").body(answer("accepted")),
-        Ok(_) => HttpResponse::Ok().content_type("application/json").body(answer("duplicate")),
+        Ok(1) => {
+            HttpResponse::Accepted().content_type("application/json").body(response("accepted"))
+        }
+        Ok(_) => HttpResponse::Ok().content_type("application/json").body(response("duplicate")),
         Err(_) => HttpResponse::ServiceUnavailable().finish(),
     }
 }
 
-/// `t=…,v1=…` over `{t}.{body}`.
+/// Verifies a `t=…,v1=…` signature over `{t}.{body}` and its age.
 fn verify_signature(request: &HttpRequest, body: &[u8], key: &Hmac<Sha256>) -> bool {
     let header = request.headers().get("mux-signature").and_then(|value| value.to_str().ok());
     let pairs = header.and_then(|header| header.split_once(',')).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! The least that PostgreSQL takes for the worker's rows: one insertion and one upsert from arrays a transaction, synced.
+//! PostgreSQL baseline: the worker's rows written by one insert and one upsert per transaction.
 
 use std::time::Instant;
 
@@ -12,26 +12,29 @@ use super::sqlite::write_figures;
 use crate::LoadError;
 use crate::cpu::CpuSampler;
 
-const LEDGER: &str = "INSERT INTO webhook_events (platform, event_id, event_type, room_id, occurred_at, received_at, \
-        processed_at, attempts, action, origin, result) \
-    SELECT 'mux', e.event_id, e.event_type, e.room_id, e.occurred_at, e.received_at, e.processed_at, e.attempts, \
-        e.action, e.origin, e.result::jsonb \
-    FROM UNNEST($1::text[], $2::text[], $3::text[], $4::timestamptz[], $5::timestamptz[], $6::timestamptz[], \
-        $7::int[], $8::text[], $9::text[], $10::text[]) \
-    AS e(event_id, event_type, room_id, occurred_at, received_at, processed_at, attempts, action, origin, result) \
+const LEDGER: &str = "INSERT INTO webhook_events (platform, event_id, event_type, room_id, \
+        occurred_at, received_at, processed_at, attempts, action, origin, result) \
+    SELECT 'mux', e.event_id, e.event_type, e.room_id, e.occurred_at, e.received_at, \
+        e.processed_at, e.attempts, e.action, e.origin, e.result::jsonb \
+    FROM UNNEST($1::text[], $2::text[], $3::text[], $4::timestamptz[], $5::timestamptz[], \
+        $6::timestamptz[], $7::int[], $8::text[], $9::text[], $10::text[]) \
+    AS e(event_id, event_type, room_id, occurred_at, received_at, processed_at, attempts, \
+        action, origin, result) \
     ON CONFLICT DO NOTHING";
 
-const SESSIONS: &str = "INSERT INTO sessions (room_id, platform, status, live_stream_id, last_event_id, last_event_at, \
-        guards, updated_at) \
-    SELECT s.room_id, 'mux', s.status, s.live_stream_id, s.last_event_id, s.last_event_at, s.guards, s.last_event_at \
+const SESSIONS: &str = "INSERT INTO sessions (room_id, platform, status, live_stream_id, \
+        last_event_id, last_event_at, guards, updated_at) \
+    SELECT s.room_id, 'mux', s.status, s.live_stream_id, s.last_event_id, s.last_event_at, \
+        s.guards, s.last_event_at \
     FROM UNNEST($1::text[], $2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::text[]) \
     AS s(room_id, status, live_stream_id, last_event_id, last_event_at, guards) \
-    ON CONFLICT (room_id) DO UPDATE SET status = excluded.status, live_stream_id = excluded.live_stream_id, \
-        last_event_id = excluded.last_event_id, last_event_at = excluded.last_event_at, guards = excluded.guards, \
+    ON CONFLICT (room_id) DO UPDATE SET status = excluded.status, \
+        live_stream_id = excluded.live_stream_id, last_event_id = excluded.last_event_id, \
+        last_event_at = excluded.last_event_at, guards = excluded.guards, \
         updated_at = excluded.updated_at \
     WHERE excluded.last_event_at >= sessions.last_event_at";
 
-/// A batch as columns of the types that are sent.
+/// Times of a batch, converted to the types that are sent.
 struct BatchColumns<'b> {
     batch: &'b RowBatch,
     occurred: Vec<OffsetDateTime>,

@@ -1,4 +1,6 @@
-//! The rows that a worker has written, as raw writers get them: read back, cut into transactions, nothing left to compute.
+//! Rows that a worker wrote, read back and split into transactions for the raw writers.
+//!
+//! The raw writers compute nothing, so that only the database is measured.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -9,7 +11,7 @@ use time::format_description::well_known::Rfc3339;
 
 use crate::LoadError;
 
-/// A row of the ledger.
+/// Row of the ledger.
 #[derive(Clone, Debug)]
 pub(crate) struct RawLedgerRow {
     pub(crate) event_id: String,
@@ -24,7 +26,7 @@ pub(crate) struct RawLedgerRow {
     pub(crate) result: String,
 }
 
-/// What an event leaves in its session.
+/// Session row as an event leaves it.
 #[derive(Clone, Debug)]
 pub(crate) struct RawSessionRow {
     pub(crate) room_id: String,
@@ -35,14 +37,14 @@ pub(crate) struct RawSessionRow {
     pub(crate) guards: String,
 }
 
-/// What one transaction writes: its events, and the last state of each session that they touch.
+/// Rows of one transaction: its events, and the last state of each session that they touch.
 #[derive(Debug)]
 pub(crate) struct RowBatch {
     pub(crate) rows: Vec<RawLedgerRow>,
     pub(crate) sessions: Vec<RawSessionRow>,
 }
 
-/// What a floor came to.
+/// Figures of a raw writer.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct WriteFigures {
     pub(crate) rows_per_second: f64,
@@ -50,11 +52,12 @@ pub(crate) struct WriteFigures {
     pub(crate) cpu_us: f64,
 }
 
-/// All rows of the ledger in `file`, in the order in which they were written.
+/// Reads all `mux` rows of the ledger in `file`, in the order of writing.
 pub(crate) fn read(file: &Path) -> Result<Vec<RawLedgerRow>, LoadError> {
     let connection = Connection::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
-    let sql = "SELECT event_id, event_type, room_id, occurred_at, received_at, processed_at, attempts, action, origin, \
-        result FROM webhook_events WHERE platform = 'mux' ORDER BY rowid";
+    let sql = "SELECT event_id, event_type, room_id, occurred_at, received_at, processed_at, \
+        attempts, action, origin, result \
+        FROM webhook_events WHERE platform = 'mux' ORDER BY rowid";
     let mut statement = connection.prepare(sql)?;
     let rows = statement.query_map([], |row| {
         Ok(RawLedgerRow {
@@ -73,7 +76,7 @@ pub(crate) fn read(file: &Path) -> Result<Vec<RawLedgerRow>, LoadError> {
     Ok(rows.collect::<rusqlite::Result<_>>()?)
 }
 
-/// `rows` in transactions of `size`.
+/// Splits `rows` into transactions of `size` rows.
 pub(crate) fn batches(rows: &[RawLedgerRow], size: usize) -> Vec<RowBatch> {
     rows.chunks(size.max(1))
         .map(|rows| {
@@ -106,7 +109,7 @@ fn session(room: &str, row: &RawLedgerRow) -> RawSessionRow {
     }
 }
 
-/// What PostgreSQL wants instead of text.
+/// Parses a stored time for PostgreSQL.
 pub(crate) fn instant(text: &str) -> OffsetDateTime {
     OffsetDateTime::parse(text, &Rfc3339).unwrap_or(OffsetDateTime::UNIX_EPOCH)
 }

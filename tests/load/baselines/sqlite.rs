@@ -1,4 +1,4 @@
-//! The least that SQLite takes for the worker's rows: prepared statements, a row each, in synced transactions.
+//! SQLite baseline: the worker's rows written by prepared statements in synced transactions.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -11,18 +11,21 @@ use super::rows::{RowBatch, WriteFigures};
 use crate::LoadError;
 use crate::cpu::{CpuSampler, per_event};
 
-const SESSION: &str = "INSERT INTO sessions (room_id, platform, status, live_stream_id, last_event_id, last_event_at, \
-        guards, updated_at) VALUES (?1, 'mux', ?2, ?3, ?4, ?5, ?6, ?5) \
-    ON CONFLICT (room_id) DO UPDATE SET status = excluded.status, live_stream_id = excluded.live_stream_id, \
-        last_event_id = excluded.last_event_id, last_event_at = excluded.last_event_at, guards = excluded.guards, \
+const SESSION: &str = "INSERT INTO sessions (room_id, platform, status, live_stream_id, \
+        last_event_id, last_event_at, guards, updated_at) \
+    VALUES (?1, 'mux', ?2, ?3, ?4, ?5, ?6, ?5) \
+    ON CONFLICT (room_id) DO UPDATE SET status = excluded.status, \
+        live_stream_id = excluded.live_stream_id, last_event_id = excluded.last_event_id, \
+        last_event_at = excluded.last_event_at, guards = excluded.guards, \
         updated_at = excluded.updated_at \
     WHERE excluded.last_event_at >= sessions.last_event_at";
 
-const LEDGER: &str = "INSERT INTO webhook_events (platform, event_id, event_type, room_id, occurred_at, received_at, \
-        processed_at, attempts, action, origin, result) VALUES ('mux', ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10) \
+const LEDGER: &str = "INSERT INTO webhook_events (platform, event_id, event_type, room_id, \
+        occurred_at, received_at, processed_at, attempts, action, origin, result) \
+    VALUES ('mux', ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10) \
     ON CONFLICT DO NOTHING";
 
-/// Writes `batches` into a new database in `folder`. Nothing else is to go on here meanwhile: it blocks.
+/// Writes `batches` into a new database in `folder`. Blocks the calling thread.
 pub(crate) async fn write(folder: &Path, batches: &[RowBatch]) -> Result<WriteFigures, LoadError> {
     let file = folder.join(format!("raw-{}.db", uuid::Uuid::new_v4()));
     let url = SecretString::from(format!("sqlite://{}", file.display()));
@@ -45,7 +48,7 @@ pub(crate) async fn write(folder: &Path, batches: &[RowBatch]) -> Result<WriteFi
     write_figures(expected, written, took, sampler.used(0))
 }
 
-/// The figures, if every row is there.
+/// Returns the figures. Fails if the database does not hold every row.
 pub(super) fn write_figures(
     expected: u64,
     found: i64,

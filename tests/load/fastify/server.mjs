@@ -1,5 +1,5 @@
-// What a Node team writes by hand: Fastify, HMAC over the raw body, SET NX, XADD; one ioredis connection, which pipelines.
-// PORT, REDIS_URL and SECRET come from the environment.
+// Baseline of a hand-written Node receiver: Fastify, HMAC over the raw body, SET NX and XADD over
+// one pipelining ioredis connection. PORT, REDIS_URL and SECRET come from the environment.
 
 import { createHmac, timingSafeEqual } from 'node:crypto';
 import Fastify from 'fastify';
@@ -12,7 +12,7 @@ const app = Fastify({ logger: false });
 app.removeAllContentTypeParsers();
 app.addContentTypeParser('*', { parseAs: 'buffer' }, (_request, body, done) => done(null, body));
 
-function genuine(header, body) {
+function verifySignature(header, body) {
   const pairs = Object.fromEntries(String(header).split(',').map((pair) => pair.split('=', 2)));
   if (!pairs.t || !pairs.v1 || Math.abs(Date.now() / 1000 - Number(pairs.t)) > 300) return false;
   const expected = createHmac('sha256', SECRET).update(`${pairs.t}.`).update(body).digest();
@@ -21,7 +21,7 @@ function genuine(header, body) {
 }
 
 app.post('/api/v1/webhooks/mux', async (request, reply) => {
-  if (!genuine(request.headers['mux-signature'], request.body)) {
+  if (!verifySignature(request.headers['mux-signature'], request.body)) {
     return reply.code(401).send({ success: false });
   }
   const event = JSON.parse(request.body);

@@ -1,4 +1,4 @@
-//! A worker on a backlog.
+//! Measures a worker on a backlog.
 
 use std::time::{Duration, Instant};
 
@@ -7,25 +7,25 @@ use tests::stack::Stack;
 use crate::LoadError;
 use crate::cpu::CpuSampler;
 
-/// A worker that has not finished an event for so long has stopped.
+/// Longest time without a finished event before the run fails.
 const STALL_TIMEOUT: Duration = Duration::from_secs(20);
-/// Pause between two looks at the streams' lengths.
+/// Interval between two reads of the stream lengths.
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
-/// Longest wait for a worker that was told to stop.
+/// Longest wait for a worker to stop.
 const STOP_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// What a worker made of a backlog.
+/// Results of a worker on a backlog.
 pub(crate) struct DrainFigures {
     pub(crate) per_second: f64,
     /// CPU per event, in µs.
     pub(crate) worker_cpu_us: f64,
     pub(crate) redis_cpu_us: f64,
-    /// The most memory that the worker ever held, in bytes.
+    /// Peak memory of the worker, in bytes.
     pub(crate) peak: Option<u64>,
 }
 
-/// Starts a worker on what is queued for `platforms`, and times it from its first settled event until it has finished
-/// `enough` more (all, if there are not so many). It goes on running.
+/// Starts a worker on the backlog of `platforms` and times it from its first settled event until it
+/// has finished `enough` more, or all. The worker keeps running.
 pub(crate) async fn drain(
     stack: &mut Stack,
     platforms: &[String],
@@ -51,13 +51,13 @@ pub(crate) async fn drain(
     let mut progress = DrainProgress { left: whole, at: Instant::now() };
     while progress.left == whole {
         progress.pause(stack, platforms).await?;
-        progress.see(length().await?);
+        progress.update(length().await?);
     }
     let (first, begin) = (progress.left, Instant::now());
     sampler.mark();
     while progress.left > first.saturating_sub(enough) {
         progress.pause(stack, platforms).await?;
-        progress.see(length().await?);
+        progress.update(length().await?);
     }
     sampler.mark();
     let (seconds, events) = (begin.elapsed().as_secs_f64(), first - progress.left);
@@ -70,7 +70,7 @@ pub(crate) async fn drain(
     })
 }
 
-/// Ends the newest worker in an orderly way.
+/// Stops the newest worker in order.
 pub(crate) async fn stop(stack: &mut Stack) {
     if let Some(worker) = stack.workers.pop() {
         worker.process.terminate();
@@ -78,20 +78,20 @@ pub(crate) async fn stop(stack: &mut Stack) {
     }
 }
 
-/// How a backlog shrinks.
+/// Remaining length of a backlog, and the time of its last change.
 struct DrainProgress {
     left: u64,
     at: Instant,
 }
 
 impl DrainProgress {
-    fn see(&mut self, left: u64) {
+    fn update(&mut self, left: u64) {
         if left < self.left {
             *self = Self { left, at: Instant::now() };
         }
     }
 
-    /// Waits for the next look, unless the worker has stopped working.
+    /// Waits for the next read. Fails if the worker has ended or makes no progress.
     async fn pause(&self, stack: &Stack, platforms: &[String]) -> Result<(), LoadError> {
         let worker = &stack.workers[stack.workers.len() - 1].process;
         if self.at.elapsed() > STALL_TIMEOUT || !worker.is_running() {
@@ -102,7 +102,7 @@ impl DrainProgress {
             }
             let (left, log) = (self.left, worker.tail());
             return Err(format!(
-                "the worker stopped at {left} events ({retrying} to be retried, {dead} dead):\n{log}"
+                "the worker stopped at {left} events ({retrying} retrying, {dead} dead):\n{log}"
             )
             .into());
         }

@@ -1,6 +1,6 @@
-//! Fills a queue, or the memory of ids, without HTTP in between.
+//! Fills a queue, or the set of dedup markers, without HTTP.
 //!
-//! Events go through the enqueue script itself, 128 at a time, so an entry is byte for byte what ingress writes.
+//! Events use the enqueue script, 128 at a time, so that entries are the same as those of ingress.
 
 use std::collections::BTreeMap;
 
@@ -19,9 +19,9 @@ use std::time::Duration;
 use crate::LoadError;
 use crate::requests::{KINDS, body, event_id};
 
-/// Calls that are on their way at the same time.
+/// Number of concurrent enqueue calls.
 const CONCURRENT_CALLS: usize = 4;
-/// Ids per call of the script below.
+/// Ids per call of [`MARKERS`].
 const IDS: usize = 10_000;
 const DEDUP_TTL_S: u64 = 24 * 3600;
 const POLICY: EnqueuePolicy = EnqueuePolicy {
@@ -33,11 +33,11 @@ const POLICY: EnqueuePolicy = EnqueuePolicy {
     types: BTreeMap::new(),
 };
 
-/// Markers as the enqueue script writes them, of ids that nobody sends.
+/// Writes dedup markers in the format of the enqueue script, for ids that are never sent.
 const MARKERS: &str = "for i = 1, tonumber(ARGV[1]) do \
     redis.call('SET', string.format('webhook:hash:%024x%08x', ARGV[2], i), '1', 'EX', ARGV[3]) end";
 
-/// Queues `count` events of `mux`; gives the length of a body. `marked`: their ids are remembered.
+/// Queues `count` events of `mux`, with dedup markers if `marked`. Returns the length of a body.
 pub(crate) async fn events(
     redis: &RedisServer,
     count: usize,
@@ -70,8 +70,8 @@ pub(crate) async fn events(
             let calls = events.chunks(MAX_BATCH_EVENTS).map(async |events| {
                 let outcomes =
                     queue.enqueue(&keys, &POLICY, &events.iter().collect::<Vec<_>>()).await?;
-                let all = outcomes.iter().all(|outcome| *outcome == Enqueued::Accepted);
-                if all { Ok(()) } else { Err::<(), LoadError>("an event was not queued".into()) }
+                let accepted = outcomes.iter().all(|outcome| *outcome == Enqueued::Accepted);
+                if accepted { Ok(()) } else { Err::<(), LoadError>("an event was not queued".into()) }
             });
             try_join_all(calls).await?;
         }
@@ -81,7 +81,7 @@ pub(crate) async fn events(
     Ok(event(0).body.len())
 }
 
-/// Remembers `count` ids.
+/// Writes dedup markers of `count` ids.
 pub(crate) async fn ids(redis: &RedisServer, count: usize) -> Result<(), LoadError> {
     let script = Script::new(MARKERS);
     unsynced(redis, async || {
@@ -96,7 +96,7 @@ pub(crate) async fn ids(redis: &RedisServer, count: usize) -> Result<(), LoadErr
     .await
 }
 
-/// Without an fsync for every call of `work`, and with one for all of them in the end.
+/// Runs `work` with a single fsync at its end instead of one per call.
 async fn unsynced(
     redis: &RedisServer,
     work: impl AsyncFnOnce() -> Result<(), LoadError>,
@@ -113,22 +113,22 @@ async fn unsynced(
     Ok(())
 }
 
-/// What Redis's data take, in bytes, once it has stopped moving them about.
+/// Returns `used_memory` of Redis in bytes, once it is stable.
 pub(crate) async fn memory(redis: &RedisServer) -> Result<u64, LoadError> {
     const STABLE_TIMEOUT: Duration = Duration::from_secs(30);
     let mut last = 0;
-    let look = async || {
+    let read = async || {
         let info: String = redis.command(&["INFO", "memory"]).await;
-        let used = field(&info, "used_memory").ok_or("INFO does not say used_memory")?;
+        let used = field(&info, "used_memory").ok_or("INFO has no used_memory")?;
         let before = std::mem::replace(&mut last, used);
-        // A hash table that grows moves its buckets between two looks.
+        // A growing hash table moves its buckets between two reads.
         if used.abs_diff(before) < 64 * 1024 {
             Ok(used)
         } else {
             Err(format!("{before} → {used} bytes"))
         }
     };
-    Ok(poll::try_until("Redis's memory is still", STABLE_TIMEOUT, look).await?)
+    Ok(poll::try_until("Redis's memory is stable", STABLE_TIMEOUT, read).await?)
 }
 
 fn field(info: &str, name: &str) -> Option<u64> {

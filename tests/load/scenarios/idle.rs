@@ -1,4 +1,4 @@
-//! What a system costs that has many platforms and nothing to do.
+//! Measures the CPU of an idle system with many platforms.
 
 use std::time::Duration;
 
@@ -14,16 +14,16 @@ use crate::requests::RequestKind;
 use crate::targets::Goal;
 
 const SECTION: &str = "idle, with 200 platforms, % of a core";
-/// Events to begin with, so that every platform has its stream, its group and its state.
+/// Events per second before the measurement, so that every platform has stream, group and state.
 const RATE: f64 = 1_000.0;
 const PRELOAD_TIME: Duration = Duration::from_secs(3);
-/// What follows the last event (renewals, samples, checkpoints) is not idleness yet.
+/// Time for the work that follows the last event, such as renewals, samples and checkpoints.
 const SETTLE_TIME: Duration = Duration::from_secs(3);
-/// How long is looked at; CPU time has a resolution of 10 ms.
+/// Measured time. CPU times have a resolution of 10 ms.
 const WINDOW: Duration = Duration::from_secs(12);
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Measures it.
+/// Measures the CPU of each idle process.
 pub(crate) async fn measure(options: &LoadOptions, figures: &mut Figures) -> Result<(), LoadError> {
     let stack = stack("always", PLATFORMS).workers(1).start().await;
     announce(&stack).await;
@@ -45,7 +45,7 @@ pub(crate) async fn measure(options: &LoadOptions, figures: &mut Figures) -> Res
     stack.wait_until_drained(DRAIN_TIMEOUT).await;
     let (accepted, finished) = (offered.count(202), finished(&stack, PLATFORMS).await);
     if accepted != finished {
-        figures.fault(format!("{SECTION}: {accepted} were accepted, {finished} finished"));
+        figures.fault(format!("{SECTION}: {accepted} events accepted, {finished} finished"));
     }
     tokio::time::sleep(SETTLE_TIME).await;
     let (ingress, worker) = (stack.ingresses[0].process.pid(), stack.workers[0].process.pid());
@@ -63,7 +63,7 @@ pub(crate) async fn measure(options: &LoadOptions, figures: &mut Figures) -> Res
     Ok(())
 }
 
-/// Of a core, during the window.
+/// Returns `used` in percent of a core during [`WINDOW`].
 fn percent(used: Duration) -> f64 {
     used.as_secs_f64() / WINDOW.as_secs_f64() * 100.0
 }

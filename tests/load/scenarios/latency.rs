@@ -1,14 +1,20 @@
-//! Ingress and worker together, with everything that is on this machine: how many events a second go all the way, and at
-//! half of that, how long it takes until one is accepted, and until it is committed.
+//! Measures ingress and worker together: the rate at full speed, and at half of it the latency
+//! until an event is accepted and until it is committed.
 //!
-//! Guarantee: every latency counts from when the request was due, whatever became of those before it. The rate is fixed, and
-//! half of one that the two were seen to keep up with beside each other: what each can do alone is more, and half of
-//! that may be all they can do together.
+//! # Guarantees
 //!
-//! When an event is committed is seen in two ways. One request in a hundred, on connections of its own, asks to be answered
-//! when its event is (`Prefer: wait`): its latency holds accepting, committing, settling, telling ingress and the answer, so
-//! it is more than the time to the commit, and it is what the targets are held against. The ledger's own times, of all
-//! events, say when the transaction that holds an event was begun, so they are less.
+//! - Every latency counts from the due time of its request
+//!   (`server_stall_shows_in_every_delayed_request`).
+//!
+//! # Design
+//!
+//! The fixed rate is half of the rate that both processes sustain together. Half of what each can
+//! do alone might be all they can do together.
+//!
+//! The time to the commit is measured in two ways. One request in a hundred uses `Prefer: wait`.
+//! Its latency includes accepting, committing, settling, notifying ingress and answering, so it is
+//! an upper bound, and the targets apply to it. The times in the ledger cover all events. They
+//! contain the start of an event's transaction, so they are a lower bound.
 
 use std::time::{Duration, Instant};
 
@@ -29,35 +35,35 @@ use crate::targets::Goal;
 const FULL: &str = "ingress and worker together, at full speed";
 const SECTION: &str = "ingress and worker together, at half of that";
 const COMMITTED: [&str; 4] = [
-    "committed and told, p50 ms",
-    "committed and told, p90 ms",
-    "committed and told, p99 ms",
-    "committed and told, p99.9 ms",
+    "committed and answered, p50 ms",
+    "committed and answered, p90 ms",
+    "committed and answered, p99 ms",
+    "committed and answered, p99.9 ms",
 ];
 const LATENESS: [&str; 4] = [
-    "of which the sender was late, p50 ms",
-    "of which the sender was late, p90 ms",
-    "of which the sender was late, p99 ms",
-    "of which the sender was late, p99.9 ms",
+    "of which sender delay, p50 ms",
+    "of which sender delay, p90 ms",
+    "of which sender delay, p99 ms",
+    "of which sender delay, p99.9 ms",
 ];
 const LEDGER: [&str; 4] = [
-    "accept to begin of commit, ledger, p50 ms",
-    "accept to begin of commit, ledger, p90 ms",
-    "accept to begin of commit, ledger, p99 ms",
-    "accept to begin of commit, ledger, p99.9 ms",
+    "accept to start of transaction, p50 ms",
+    "accept to start of transaction, p90 ms",
+    "accept to start of transaction, p99 ms",
+    "accept to start of transaction, p99.9 ms",
 ];
-/// One request in so many waits for the commit.
+/// One request out of this number waits for the commit.
 const REQUESTS_PER_SAMPLE: f64 = 100.0;
-/// But not fewer than these a second: percentiles need some.
+/// Lowest rate of waiting requests per second, so that percentiles have enough samples.
 const MIN_SAMPLE_RATE: f64 = 50.0;
-/// Connections of those that wait.
+/// Connections of the waiting requests.
 const WAITING_CONNECTIONS: u16 = 32;
-/// Longest wait for what is left.
+/// Longest wait for the rest of the backlog.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What counts of it.
+/// Figures at a fixed rate.
 pub(crate) struct PacedFigures {
-    /// All that was accepted, warm-up included.
+    /// Accepted events, including the warm-up.
     pub(crate) accepted: u64,
     accept_p99: Option<f64>,
     commit_p50: Option<f64>,
@@ -65,7 +71,7 @@ pub(crate) struct PacedFigures {
 }
 
 impl PacedFigures {
-    /// Holds it against the targets.
+    /// Adds the values of the latency targets.
     pub(crate) fn judge(&self, figures: &mut Figures) {
         for (goal, value) in [
             (Goal::AcceptP99, self.accept_p99),
@@ -79,15 +85,16 @@ impl PacedFigures {
     }
 }
 
-/// What a system made of as much as it would take.
+/// Figures at full speed.
 pub(crate) struct FullSpeedFigures {
-    /// All that was accepted, warm-up included.
+    /// Accepted events, including the warm-up.
     pub(crate) accepted: u64,
-    /// Events a second that went all the way.
+    /// Events per second that were finished.
     pub(crate) per_second: f64,
 }
 
-/// Offers as many events as are answered to a system whose worker runs and has nothing to do, and waits for what is left.
+/// Offers events in a closed loop to a system with an idle worker, and waits until all are
+/// finished.
 pub(crate) async fn full(
     stack: &Stack,
     options: &LoadOptions,
@@ -103,7 +110,7 @@ pub(crate) async fn full(
     let accepted = offered.count(202);
     let per_second = accepted.saturating_sub(left) as f64 / took;
     figures.add(FULL, "accepted/s", appendfsync, offered.per_second);
-    figures.add(FULL, "all the way, events/s", appendfsync, per_second);
+    figures.add(FULL, "finished, events/s", appendfsync, per_second);
     stack.wait_until_drained(DRAIN_TIMEOUT).await;
     Ok(FullSpeedFigures { accepted, per_second })
 }
@@ -164,8 +171,8 @@ pub(crate) async fn paced(
     check(&outcome, 202, column, figures);
     check(&waited, 200, column, figures);
     figures.note(
-        "committed and told: from when a request with Prefer: wait was due to its answer, which comes after commit and \
-         settlement; the targets of accept to commit are held against it",
+        "committed and answered: from the due time of a request with Prefer: wait to its answer, \
+         after commit and settlement; the targets of accept to commit apply to it",
     );
     Ok(PacedFigures {
         accepted: [&outcome, &waited].iter().map(|one| count(one, 202) + count(one, 200)).sum(),
@@ -184,22 +191,24 @@ fn check(outcome: &GeneratorOutcome, expected: u16, column: &str, figures: &mut 
     if others > 0 {
         let statuses = &outcome.statuses;
         figures.fault(format!(
-            "{column}, at a fixed rate: {others} were not answered {expected}: {statuses:?}"
+            "{column}, at a fixed rate: {others} not answered {expected}: {statuses:?}"
         ));
     }
 }
 
-/// From the time at which Redis had an event to the time at which its transaction began, of all that came after `since`.
+/// Returns the time from arrival in Redis to the start of the transaction, for events after
+/// `since`.
 async fn ledger(stack: &Stack, since: &str) -> Result<Histogram<u64>, LoadError> {
-    let sql = "SELECT CAST(round((unixepoch(processed_at, 'subsec') - unixepoch(received_at, 'subsec')) * 1000) AS \
-        INTEGER) AS ms, count(*) AS n FROM webhook_events WHERE platform = 'mux' AND received_at >= $1 GROUP BY 1";
+    let sql = "SELECT CAST(round((unixepoch(processed_at, 'subsec') \
+        - unixepoch(received_at, 'subsec')) * 1000) AS INTEGER) AS ms, count(*) AS n \
+        FROM webhook_events WHERE platform = 'mux' AND received_at >= $1 GROUP BY 1";
     histogram(&stack.database.rows(sql, &[since]).await)
 }
 
 fn histogram(rows: &[Value]) -> Result<Histogram<u64>, LoadError> {
     let mut histogram = Histogram::new_with_bounds(1, 600_000_000, 3)?;
     for row in rows {
-        // Redis's clock and the worker's are this machine's: less than nothing is rounding.
+        // All processes use this machine's clock, so a negative time is a rounding error.
         let (ms, n) = (row["ms"].as_i64().ok_or("no time")?, row["n"].as_u64().ok_or("no count")?);
         histogram.saturating_record_n(u64::try_from(ms).unwrap_or(0) * 1000, n);
     }

@@ -1,4 +1,4 @@
-//! What is measured, a file for each thing.
+//! Measured scenarios, one file each.
 
 pub(crate) mod drain;
 pub(crate) mod fill;
@@ -20,15 +20,15 @@ use serde_json::json;
 
 use crate::requests::{ROOMS, platform, room};
 
-/// No platform's own limit may be what is measured.
+/// Rate limit of the platforms, high enough that no scenario reaches it.
 const LIMIT: u32 = 60_000_000;
 
-/// A Redis that syncs as `appendfsync` says, and does nothing else on the side.
+/// Returns options of a Redis with the given `appendfsync` and without log rewrites.
 pub(crate) fn redis(appendfsync: &str) -> RedisOptions {
     RedisOptions::durable().set("appendfsync", appendfsync).set("auto-aof-rewrite-percentage", "0")
 }
 
-/// A system without workers, with `platforms` platforms like `mux` beside it.
+/// Returns a system without workers, with `platforms` platforms that copy `mux`.
 pub(crate) fn stack(appendfsync: &str, platforms: usize) -> StackBuilder {
     let mut toml = format!("[platforms.mux]\nrate_limit = {LIMIT}\n");
     for i in 0..platforms {
@@ -47,7 +47,7 @@ pub(crate) fn stack(appendfsync: &str, platforms: usize) -> StackBuilder {
         .worker_env("CLAIM_IDLE_MS", "30000")
 }
 
-/// The names of `platforms` platforms; none: `mux`.
+/// Returns the names of `platforms` platforms; for 0, `mux`.
 pub(crate) fn names(platforms: usize) -> Vec<String> {
     match platforms {
         0 => vec![platform(0, 0)],
@@ -55,7 +55,7 @@ pub(crate) fn names(platforms: usize) -> Vec<String> {
     }
 }
 
-/// Announces the sessions that all events are about.
+/// Announces the sessions of all events.
 pub(crate) async fn announce(stack: &Stack) {
     for i in 0..ROOMS {
         stack
@@ -65,7 +65,7 @@ pub(crate) async fn announce(stack: &Stack) {
     }
 }
 
-/// How many events of `platforms` the ledger has.
+/// Returns the number of ledger rows of the given platforms.
 pub(crate) async fn finished(stack: &Stack, platforms: usize) -> u64 {
     let which = if platforms == 0 { "platform = 'mux'" } else { "platform LIKE 'p%'" };
     let rows = stack

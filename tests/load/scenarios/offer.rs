@@ -1,4 +1,4 @@
-//! Requests offered to a server, and what they cost it.
+//! Offers requests to a server and measures rate, latency and CPU.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -13,26 +13,26 @@ use crate::generator::{self, GeneratorOutcome, LoadPlan};
 use crate::options::LoadOptions;
 use crate::requests::{RequestKind, SignedRequests};
 
-/// Requests signed per measured second: more than one HTTP thread can take.
+/// Requests signed per measured second, more than one HTTP thread can process.
 const SIGNED_PER_SECOND: f64 = 60_000.0;
-/// Requests that a server which does not look at them gets again and again.
+/// Requests signed for a server that does not detect duplicates.
 const ENDLESS_REQUESTS: usize = 100_000;
 
-/// What a server made of its requests.
+/// Results of the requests that a server was offered.
 pub(crate) struct OfferedLoad {
     pub(crate) per_second: f64,
     pub(crate) latency: Histogram<u64>,
-    /// CPU per answer, in µs.
+    /// CPU per response, in µs.
     pub(crate) server_cpu_us: f64,
     pub(crate) redis_cpu_us: f64,
     pub(crate) sender_cpu_us: f64,
-    /// Cores that the server kept busy.
+    /// Number of cores that the server kept busy.
     pub(crate) server_cores: f64,
-    /// Answers by status, warm-up included.
+    /// Responses by status, including the warm-up.
     pub(crate) statuses: BTreeMap<u16, u64>,
 }
 
-/// As fast as the answers come.
+/// Plan of a closed loop: each connection sends after every response.
 pub(crate) fn closed(options: &LoadOptions, address: SocketAddr) -> LoadPlan {
     LoadPlan {
         address,
@@ -44,7 +44,7 @@ pub(crate) fn closed(options: &LoadOptions, address: SocketAddr) -> LoadPlan {
     }
 }
 
-/// As many as `plan` can need.
+/// Signs as many requests as `plan` can need.
 pub(crate) fn requests(plan: &LoadPlan, kind: &RequestKind) -> SignedRequests {
     let per_second = plan.rate.unwrap_or(SIGNED_PER_SECOND);
     let count =
@@ -52,13 +52,13 @@ pub(crate) fn requests(plan: &LoadPlan, kind: &RequestKind) -> SignedRequests {
     SignedRequests::signed(&plan.address.to_string(), count as usize, kind)
 }
 
-/// Few requests, again and again: only for a server that does not look at them.
+/// Signs a few requests that are repeated. Only for a server that does not detect duplicates.
 pub(crate) fn endless(plan: &LoadPlan) -> SignedRequests {
     SignedRequests::signed(&plan.address.to_string(), ENDLESS_REQUESTS, &RequestKind::plain())
         .endless()
 }
 
-/// Carries out `plan` against the process `server`, whose Redis, if it has one, is the process `redis`.
+/// Runs `plan` against the process `server`, and samples its Redis `redis` if given.
 pub(crate) async fn offer(
     plan: &LoadPlan,
     requests: SignedRequests,
@@ -71,12 +71,12 @@ pub(crate) async fn offer(
     Ok(OfferedLoad::of(outcome, &sampler, redis.is_some()))
 }
 
-/// The address of a system's first ingress.
+/// Returns the address of a system's first ingress.
 pub(crate) fn ingress(stack: &Stack) -> Result<SocketAddr, LoadError> {
     Ok(stack.ingresses[0].url.strip_prefix("http://").ok_or("not an http address")?.parse()?)
 }
 
-/// [`offer`] to a system's first ingress.
+/// Runs [`offer`] against a system's first ingress.
 pub(crate) async fn to_ingress(
     stack: &Stack,
     plan: &LoadPlan,
@@ -99,23 +99,23 @@ impl OfferedLoad {
         }
     }
 
-    /// Answers of `status`.
+    /// Returns the number of responses with `status`.
     pub(crate) fn count(&self, status: u16) -> u64 {
         self.statuses.get(&status).copied().unwrap_or(0)
     }
 
-    /// Everything but `expected` is a fault: each event was new, genuine and allowed.
-    pub(crate) fn check(&self, who: &str, expected: u16, figures: &mut Figures) {
+    /// Adds a fault for responses other than `expected`: each event was new, signed and allowed.
+    pub(crate) fn check(&self, name: &str, expected: u16, figures: &mut Figures) {
         let refused: u64 = self.statuses.values().sum::<u64>() - self.count(expected);
         if refused > 0 {
             figures.fault(format!(
-                "{who}: {refused} requests were not answered {expected}: {:?}",
+                "{name}: {refused} requests were not answered {expected}: {:?}",
                 self.statuses
             ));
         }
     }
 
-    /// Adds all that is worth a line.
+    /// Adds the figures of this run to a column.
     pub(crate) fn add_figures(
         &self,
         section: &'static str,
@@ -138,7 +138,7 @@ impl OfferedLoad {
 pub(crate) const ACCEPT: [&str; 4] =
     ["answer, p50 ms", "answer, p90 ms", "answer, p99 ms", "answer, p99.9 ms"];
 
-/// Adds four percentiles of a histogram of µs.
+/// Adds the four percentiles of a histogram of µs.
 pub(crate) fn percentiles(
     section: &'static str,
     names: &[&'static str; 4],
@@ -153,7 +153,7 @@ pub(crate) fn percentiles(
     }
 }
 
-/// A quantile of a histogram of µs, in ms; of nothing there is none.
+/// Returns a quantile of a histogram of µs, in ms. `None` if the histogram is empty.
 pub(crate) fn millis(histogram: &Histogram<u64>, quantile: f64) -> Option<f64> {
     (!histogram.is_empty()).then(|| histogram.value_at_quantile(quantile) as f64 / 1e3)
 }

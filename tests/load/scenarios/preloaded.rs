@@ -1,8 +1,10 @@
-//! What an event costs where much else is there: a long queue, many remembered ids, many platforms.
+//! Measures the cost per event with a preload: a long queue, many dedup markers, or many platforms.
 //!
-//! Guarantee: the system that has much and one that has nothing stand side by side and take turns, so both sides of a
-//! ratio are of the same minute. The cost of an event is the CPU of ingress and Redis while ingress accepts at full speed,
-//! and of worker and Redis while a worker finishes as many: all processes, the whole way, both at their best.
+//! # Design
+//!
+//! A system with the preload and one without take turns, so that both sides of a ratio are measured
+//! in the same minute. The cost of an event is the CPU of ingress and Redis at full speed, plus
+//! that of worker and Redis while a worker finishes as many events.
 
 use std::time::Duration;
 
@@ -17,30 +19,30 @@ use crate::options::LoadOptions;
 use crate::requests::RequestKind;
 use crate::targets::Goal;
 
-/// What there is much of.
+/// Kind of preload.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Preload {
-    /// 1,000,000 events that nobody has read.
+    /// 1,000,000 unread events.
     Queued,
-    /// 5,000,000 remembered ids.
+    /// 5,000,000 dedup markers.
     Remembered,
     /// 200 platforms, each with events.
     Platforms,
 }
 
-/// How many there are.
+/// Number of platforms.
 pub(crate) const PLATFORMS: usize = 200;
 const QUEUED: usize = 1_000_000;
 const REMEMBERED: usize = 5_000_000;
-/// Longest wait for the last tenth.
+/// Longest wait for the last tenth of the events.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(120);
 
 impl Preload {
     const fn section(self) -> &'static str {
         match self {
-            Self::Queued => "an event's cost with 1,000,000 queued",
-            Self::Remembered => "an event's cost with 5,000,000 remembered ids",
-            Self::Platforms => "an event's cost with 200 active platforms",
+            Self::Queued => "cost per event with 1,000,000 queued",
+            Self::Remembered => "cost per event with 5,000,000 remembered ids",
+            Self::Platforms => "cost per event with 200 active platforms",
         }
     }
 
@@ -53,26 +55,26 @@ impl Preload {
     }
 }
 
-/// Measures a side with much against one with nothing, in turns.
+/// Compares a preloaded system with an empty one, in turns.
 pub(crate) async fn compare(
-    much: Preload,
+    preload: Preload,
     options: &LoadOptions,
     figures: &mut Figures,
 ) -> Result<(), LoadError> {
-    let section = much.section();
+    let section = preload.section();
     let mut empty = ComparedSystem::start(section, "without", 0).await;
-    let platforms = if matches!(much, Preload::Platforms) { PLATFORMS } else { 0 };
+    let platforms = if matches!(preload, Preload::Platforms) { PLATFORMS } else { 0 };
     let mut full = ComparedSystem::start(section, "with", platforms).await;
-    full.fill(much, options, figures).await?;
+    full.fill(preload, options, figures).await?;
     for turn in 1..=options.rounds() {
         eprintln!("load:   turn {turn} of {}", options.rounds());
         let without = empty.turn(options, figures).await?;
         let with = full.turn(options, figures).await?;
         let more = ratio(with, without);
-        figures.add(section, "in all, against without", full.column, more);
-        figures.goal(much.goal(), more);
+        figures.add(section, "CPU in total, with / without", full.column, more);
+        figures.goal(preload.goal(), more);
     }
-    if let (Preload::Queued, Some(bytes)) = (much, full.memory) {
+    if let (Preload::Queued, Some(bytes)) = (preload, full.memory) {
         figures.add(section, "worker, resident memory, MiB", full.column, mib(bytes));
         figures.goal(Goal::MemoryWorker, mib(bytes));
     }
@@ -81,16 +83,16 @@ pub(crate) async fn compare(
     Ok(())
 }
 
-/// A system of its own.
+/// One of the two compared systems.
 struct ComparedSystem {
     section: &'static str,
     column: &'static str,
     stack: Stack,
     platforms: usize,
-    /// Events that were put into the queue besides.
+    /// Preloaded events.
     queued: u64,
     accepted: u64,
-    /// The most that a worker held, in bytes.
+    /// Peak memory of a worker, in bytes.
     memory: Option<u64>,
 }
 
@@ -101,16 +103,16 @@ impl ComparedSystem {
         Self { section, column, stack, platforms, queued: 0, accepted: 0, memory: None }
     }
 
-    /// Puts there what there is to be much of, and tells what one of it takes in Redis.
+    /// Writes the preload and adds its Redis memory per item.
     async fn fill(
         &mut self,
-        much: Preload,
+        preload: Preload,
         options: &LoadOptions,
         figures: &mut Figures,
     ) -> Result<(), LoadError> {
         let redis = &self.stack.redis;
         let before = fill::memory(redis).await?;
-        let count = match much {
+        let count = match preload {
             Preload::Queued => options.sized(QUEUED),
             Preload::Remembered => options.sized(REMEMBERED),
             Preload::Platforms => return Ok(()),
@@ -118,9 +120,9 @@ impl ComparedSystem {
         eprintln!("load:   filling Redis with {count}");
         if options.quick {
             figures
-                .note("a quick run has a tenth of the queue and of the remembered ids that the targets speak of");
+                .note("a quick run has a tenth of the queue and of the ids that the targets name");
         }
-        let (goal, name, beside) = if matches!(much, Preload::Queued) {
+        let (goal, name, beside) = if matches!(preload, Preload::Queued) {
             self.queued = count as u64;
             let body = fill::events(redis, count, false).await?;
             (Goal::BytesQueued, "Redis memory per event beyond its body, B", body as f64)
@@ -135,7 +137,8 @@ impl ComparedSystem {
         Ok(())
     }
 
-    /// Accepts at full speed for a while, lets a worker finish as much, and gives what an event cost in all, in µs.
+    /// Accepts events at full speed, lets a worker finish as many, and returns the CPU per event,
+    /// in µs.
     async fn turn(
         &mut self,
         options: &LoadOptions,
@@ -148,7 +151,7 @@ impl ComparedSystem {
         let new = offered.count(202);
         self.accepted += new;
 
-        // Nine of ten: the last reads of a queue that comes to its end are small.
+        // Nine tenths only, because the last reads of a short queue are small.
         let drained = drain::drain(&mut self.stack, &names(self.platforms), new / 10 * 9).await?;
         self.memory = self.memory.max(drained.peak);
         if self.queued == 0 {
@@ -167,26 +170,27 @@ impl ComparedSystem {
             ("Redis CPU µs/event, enqueue", offered.redis_cpu_us),
             ("worker CPU µs/event", drained.worker_cpu_us),
             ("Redis CPU µs/event, read + settle", drained.redis_cpu_us),
-            ("CPU µs/event in all", cost),
+            ("CPU µs/event in total", cost),
         ] {
             figures.add(self.section, name, self.column, value);
         }
         Ok(cost)
     }
 
-    /// What was accepted is in the ledger or still queued, and nothing is dead.
+    /// Adds a fault unless every accepted event is in the ledger or queued, and no event is dead.
     async fn check_accounted(&self, figures: &mut Figures) {
         let (mut left, mut dead) = (0, 0);
         for platform in names(self.platforms) {
             left += self.stack.unfinished(&platform).await as u64;
             dead += self.stack.dead(&platform).await;
         }
-        let (there, finished) =
+        let (accepted, finished) =
             (self.accepted + self.queued, finished(&self.stack, self.platforms).await);
-        if there != finished + left || dead > 0 {
+        if accepted != finished + left || dead > 0 {
             let (section, column) = (self.section, self.column);
             figures.fault(format!(
-                "{section}, {column}: {there} accepted, {finished} finished, {left} left, {dead} dead"
+                "{section}, {column}: {accepted} accepted, {finished} finished, \
+                 {left} left, {dead} dead"
             ));
         }
     }

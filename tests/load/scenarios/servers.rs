@@ -1,4 +1,4 @@
-//! The floors that are servers of their own: bare handler, script per request, Fastify.
+//! Measures the baselines that are servers: bare handler, script per request, Fastify.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -18,12 +18,12 @@ use crate::figures::Figures;
 use crate::options::LoadOptions;
 use crate::requests::RequestKind;
 
-/// Longest wait for a server that starts.
+/// Longest wait for a server to start.
 const START_TIMEOUT: Duration = Duration::from_secs(15);
-/// The stream that they append to.
+/// Stream that the servers append to.
 const STREAM: &str = "webhooks:incoming:mux";
 
-/// The handler that only reads and answers.
+/// Measures the handler that only reads the body and answers.
 pub(crate) async fn bare(options: &LoadOptions) -> Result<OfferedLoad, LoadError> {
     let address = local();
     let server = own()?.arg("bare").arg(address.to_string()).spawn();
@@ -32,7 +32,7 @@ pub(crate) async fn bare(options: &LoadOptions) -> Result<OfferedLoad, LoadError
     offer(&plan, endless(&plan), server.pid(), None).await
 }
 
-/// The handler that runs one script per request.
+/// Measures the handler that runs one script per request.
 pub(crate) async fn pool(
     options: &LoadOptions,
     lender: PoolKind,
@@ -41,8 +41,8 @@ pub(crate) async fn pool(
 ) -> Result<OfferedLoad, LoadError> {
     let lender =
         lender.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned());
-    let who = format!("script per request, {lender}, {appendfsync}");
-    queueing(options, &who, appendfsync, figures, |address, redis| {
+    let server_name = format!("script per request, {lender}, {appendfsync}");
+    queueing(options, &server_name, appendfsync, figures, |address, redis| {
         Ok(own()?
             .arg("pool")
             .arg(address.to_string())
@@ -53,24 +53,24 @@ pub(crate) async fn pool(
     .await
 }
 
-/// Fastify + ioredis.
+/// Measures Fastify + ioredis.
 pub(crate) async fn fastify(
     options: &LoadOptions,
     installed: &Fastify,
     appendfsync: &str,
     figures: &mut Figures,
 ) -> Result<OfferedLoad, LoadError> {
-    let who = format!("Fastify, {appendfsync}");
-    queueing(options, &who, appendfsync, figures, |address, redis| {
+    let server_name = format!("Fastify, {appendfsync}");
+    queueing(options, &server_name, appendfsync, figures, |address, redis| {
         Ok(installed.program(address, redis))
     })
     .await
 }
 
-/// A server that queues what it accepts; all of that must be there in the end.
+/// Measures a server that queues events. Adds a fault unless every accepted event is queued.
 async fn queueing(
     options: &LoadOptions,
-    who: &str,
+    server_name: &str,
     appendfsync: &str,
     figures: &mut Figures,
     program: impl Fn(SocketAddr, &str) -> Result<Program, LoadError>,
@@ -78,7 +78,7 @@ async fn queueing(
     let redis = RedisServer::start(super::redis(appendfsync)).await;
     let address = local();
     let server = program(address, &redis.url())?.spawn();
-    listening(who, address, &server).await?;
+    listening(server_name, address, &server).await?;
     let plan = closed(options, address);
     let offered = offer(
         &plan,
@@ -87,27 +87,27 @@ async fn queueing(
         Some(redis.process().pid()),
     )
     .await?;
-    offered.check(who, 202, figures);
+    offered.check(server_name, 202, figures);
     let queued: u64 = redis.command(&["XLEN", STREAM]).await;
     if queued != offered.count(202) {
-        figures.fault(format!("{who}: {} were accepted, {queued} are queued", offered.count(202)));
+        figures.fault(format!("{server_name}: {} events accepted, {queued} queued", offered.count(202)));
     }
     Ok(offered)
 }
 
-/// This program.
+/// Returns this program.
 fn own() -> Result<Program, LoadError> {
-    Ok(Program::at("floor", std::env::current_exe()?))
+    Ok(Program::at("baseline", std::env::current_exe()?))
 }
 
 fn local() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], ports::free()))
 }
 
-async fn listening(who: &str, address: SocketAddr, server: &Process) -> Result<(), LoadError> {
-    let what = format!("{who} listens");
-    let look = async || {
+async fn listening(server_name: &str, address: SocketAddr, server: &Process) -> Result<(), LoadError> {
+    let condition = format!("{server_name} listens");
+    let connect = async || {
         TcpStream::connect(address).await.map(drop).map_err(|e| format!("{e}; {}", server.tail()))
     };
-    Ok(poll::try_until(&what, START_TIMEOUT, look).await?)
+    Ok(poll::try_until(&condition, START_TIMEOUT, connect).await?)
 }

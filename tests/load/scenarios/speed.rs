@@ -1,4 +1,5 @@
-//! One round of what ingress can take, beside its floors, of a worker on that backlog, and of both together.
+//! Measures one round of ingress beside its baselines, of a worker on that backlog, and of both
+//! together.
 
 use tests::redis::RedisServer;
 use tests::stack::Stack;
@@ -20,12 +21,12 @@ const BACKLOG: &str = "worker (SQLite) on that backlog, no ingress";
 const COMMANDS: &str = "the same commands without a script, nothing decided";
 const RATIOS: &str = "ratios of a round";
 
-/// Redis syncs before it answers: what the promise of a 2xx needs.
+/// Redis syncs before it replies, as a 2xx of ingress requires.
 const ALWAYS: &str = "always";
 /// Redis syncs every second.
 const EVERYSEC: &str = "everysec";
 
-/// Measures all of it once.
+/// Measures every part once.
 pub(crate) async fn round(
     options: &LoadOptions,
     node: Option<&Fastify>,
@@ -86,7 +87,7 @@ pub(crate) async fn round(
     Ok(())
 }
 
-/// What Redis costs whoever keeps the same entries and markers, in µs per event.
+/// Measures the Redis CPU of the bare commands, in µs per event.
 async fn commands(options: &LoadOptions, figures: &mut Figures) -> Result<f64, LoadError> {
     eprintln!("load:   {COMMANDS}, {ALWAYS}");
     let redis = RedisServer::start(super::redis(ALWAYS)).await;
@@ -104,31 +105,32 @@ async fn commands(options: &LoadOptions, figures: &mut Figures) -> Result<f64, L
     Ok(enqueue + read_and_settle)
 }
 
-/// One ingress, then one worker, then both together, at full speed and at half of it; gives the first, and what an event
-/// cost Redis in the first two, in µs.
+/// Measures ingress alone, a worker alone, and both together at full speed and at half of it.
+///
+/// Returns the figures of ingress alone, and the Redis CPU per event of the first two parts, in µs.
 async fn system(
     options: &LoadOptions,
     appendfsync: &'static str,
     figures: &mut Figures,
 ) -> Result<(OfferedLoad, f64), LoadError> {
     eprintln!("load:   ingress, then worker, then both, {appendfsync}");
-    let who = format!("ingress, {appendfsync}");
+    let system_name = format!("ingress, {appendfsync}");
     let mut stack = stack(appendfsync, 0).start().await;
     announce(&stack).await;
 
     let plan = closed(options, ingress(&stack)?);
     let full = to_ingress(&stack, &plan, requests(&plan, &RequestKind::plain())).await?;
-    full.check(&who, 202, figures);
+    full.check(&system_name, 202, figures);
     let peak = stack.ingresses[0].process.peak_memory().map(mib);
 
     let drained = drain::drain(&mut stack, &names(0), u64::MAX).await?;
-    figures.add(BACKLOG, "finished/s", &who, drained.per_second);
-    figures.add(BACKLOG, "worker CPU µs/event", &who, drained.worker_cpu_us);
-    figures.add(BACKLOG, "Redis CPU µs/event", &who, drained.redis_cpu_us);
+    figures.add(BACKLOG, "finished/s", &system_name, drained.per_second);
+    figures.add(BACKLOG, "worker CPU µs/event", &system_name, drained.worker_cpu_us);
+    figures.add(BACKLOG, "Redis CPU µs/event", &system_name, drained.redis_cpu_us);
     let redis_cpu = full.redis_cpu_us + drained.redis_cpu_us;
-    figures.add(BACKLOG, "Redis CPU µs/event, enqueue + read + settle", &who, redis_cpu);
+    figures.add(BACKLOG, "Redis CPU µs/event, enqueue + read + settle", &system_name, redis_cpu);
     if let Some(peak) = peak {
-        figures.add(ACCEPTING, "resident memory, MiB", &who, peak);
+        figures.add(ACCEPTING, "resident memory, MiB", &system_name, peak);
     }
 
     let together = latency::full(&stack, options, appendfsync, figures).await?;
@@ -142,18 +144,18 @@ async fn system(
     if let (ALWAYS, Some(peak)) = (appendfsync, peak) {
         figures.goal(Goal::MemoryIngress, peak);
     }
-    check_accounted(&stack, &who, full.count(202) + together.accepted + paced.accepted, figures)
+    check_accounted(&stack, &system_name, full.count(202) + together.accepted + paced.accepted, figures)
         .await;
     Ok((full, redis_cpu))
 }
 
-/// Everything that was accepted is in the ledger, and nothing is dead.
-async fn check_accounted(stack: &Stack, who: &str, accepted: u64, figures: &mut Figures) {
+/// Adds a fault unless every accepted event is in the ledger and no event is dead.
+async fn check_accounted(stack: &Stack, system_name: &str, accepted: u64, figures: &mut Figures) {
     let (finished, dead) = (finished(stack, 0).await, stack.dead("mux").await);
     if accepted != finished || dead > 0 {
         figures.fault(format!(
-            "{who}: {accepted} were accepted, {finished} finished, {dead} are dead"
+            "{system_name}: {accepted} events accepted, {finished} finished, {dead} dead"
         ));
     }
-    figures.add(BACKLOG, "events accounted for", who, finished as f64);
+    figures.add(BACKLOG, "events accounted for", system_name, finished as f64);
 }

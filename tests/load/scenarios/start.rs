@@ -1,4 +1,4 @@
-//! From the start of a process to the moment at which it says that it is ready.
+//! Measures the time from the start of a process until it is ready.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -15,12 +15,13 @@ use crate::targets::Goal;
 
 const SECTION: &str = "start to ready, ms";
 const STARTS: u8 = 7;
-/// Pause between two looks.
+/// Interval between two readiness checks.
 const POLL_INTERVAL: Duration = Duration::from_millis(1);
 const READY_TIMEOUT: Duration = Duration::from_secs(20);
 const STOP_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Measures both, each several times; the first start finds an empty Redis and makes the database.
+/// Measures ingress and worker several times. The first start finds an empty Redis and creates the
+/// database.
 pub(crate) async fn measure(options: &LoadOptions, figures: &mut Figures) -> Result<(), LoadError> {
     let stack = stack("always", 0).servers().await;
     for start in 0..if options.quick { 3 } else { STARTS } {
@@ -58,17 +59,17 @@ async fn once(program: &Program, ops: &str) -> Result<Duration, LoadError> {
 
 fn check_startup(process: &Process, begin: Instant) -> Result<(), LoadError> {
     if begin.elapsed() > READY_TIMEOUT || !process.is_running() {
-        return Err(format!("a process did not become ready:\n{}", process.tail()).into());
+        return Err(format!("the process did not become ready:\n{}", process.tail()).into());
     }
     Ok(())
 }
 
-/// Whether `/ready` says 200.
+/// Returns whether `/ready` answers 200.
 async fn ready(address: SocketAddr) -> bool {
     let Ok(mut stream) = TcpStream::connect(address).await else { return false };
     let request = format!("GET /ready HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
-    let mut answer = Vec::new();
+    let mut response = Vec::new();
     stream.write_all(request.as_bytes()).await.is_ok()
-        && stream.read_to_end(&mut answer).await.is_ok()
-        && answer.starts_with(b"HTTP/1.1 200 ")
+        && stream.read_to_end(&mut response).await.is_ok()
+        && response.starts_with(b"HTTP/1.1 200 ")
 }

@@ -1,4 +1,5 @@
-//! One round of a worker on a backlog, on each database, beside the raw batched writes of the same rows.
+//! Measures one round of a worker on a backlog, on each database, beside raw batched writes of the
+//! same rows.
 
 use ::tests::database::Database;
 use ::tests::process;
@@ -13,11 +14,11 @@ use crate::options::LoadOptions;
 use crate::targets::Goal;
 
 const SECTION: &str = "worker on a backlog, beside raw batched writes";
-/// Rows per transaction of a floor.
+/// Rows per transaction of the raw writes.
 const BATCH: usize = 500;
 const EVENTS: usize = 300_000;
 
-/// A worker's drain, and how many rows it wrote at once.
+/// Figures of a worker on a backlog, and its rows per transaction.
 struct WorkerFigures {
     per_second: f64,
     cpu_us: f64,
@@ -33,23 +34,23 @@ pub(crate) async fn round(options: &LoadOptions, figures: &mut Figures) -> Resul
     let rows = rows::read(file)?;
     drop(stack);
     let folder = process::folder();
-    let floor = fastest(&rows, drain.batch, "SQLite", figures, async |batches| {
+    let baseline = fastest(&rows, drain.batch, "SQLite", figures, async |batches| {
         sqlite::write(folder.path(), batches).await
     })
     .await?;
-    judge(&drain, &floor, (Goal::SqliteAgainstRaw, Goal::SqliteCpuBeyondRaw), "SQLite", figures);
+    judge(&drain, &baseline, (Goal::SqliteAgainstRaw, Goal::SqliteCpuBeyondRaw), "SQLite", figures);
 
     eprintln!("load:   {events} events to PostgreSQL: worker, then raw");
     let (stack, drain) = backlog(DatabaseKind::OwnPostgres, events, "PostgreSQL", figures).await?;
     let server = stack.postgres.as_ref().ok_or("no server")?;
-    let floor =
+    let baseline =
         fastest(&rows, drain.batch, "PostgreSQL", figures, async |batches: &[RowBatch]| {
             postgres::write(&server.database().await, batches).await
         })
         .await?;
     judge(
         &drain,
-        &floor,
+        &baseline,
         (Goal::PostgresAgainstRaw, Goal::PostgresCpuBeyondRaw),
         "PostgreSQL",
         figures,
@@ -72,9 +73,9 @@ async fn backlog(
     let (finished, dead) = (finished(&stack, 0).await, stack.dead("mux").await);
     if finished != events as u64 || dead > 0 {
         figures
-            .fault(format!("{column}: {events} were queued, {finished} finished, {dead} are dead"));
+            .fault(format!("{column}: {events} events queued, {finished} finished, {dead} dead"));
     }
-    // What is written at once has one time of processing.
+    // Rows of one transaction share their `processed_at`.
     let sql = "SELECT count(DISTINCT processed_at) AS n FROM webhook_events WHERE platform = 'mux'";
     let transactions = stack.database.rows(sql, &[]).await;
     let transactions = transactions.first().and_then(|row| row["n"].as_u64()).unwrap_or(0).max(1);
@@ -89,7 +90,7 @@ async fn backlog(
     ))
 }
 
-/// The floor at 500 rows a transaction and at the worker's own size; the faster one counts.
+/// Measures raw writes at 500 rows per transaction and at the worker's size. The faster one counts.
 async fn fastest(
     rows: &[RawLedgerRow],
     batch: usize,
@@ -112,13 +113,13 @@ fn faster(a: WriteFigures, b: WriteFigures) -> WriteFigures {
 
 fn judge(
     drain: &WorkerFigures,
-    floor: &WriteFigures,
+    baseline: &WriteFigures,
     goals: (Goal, Goal),
     column: &str,
     figures: &mut Figures,
 ) {
-    let against = ratio(drain.per_second, floor.rows_per_second);
-    let beyond = drain.cpu_us - floor.cpu_us;
+    let against = ratio(drain.per_second, baseline.rows_per_second);
+    let beyond = drain.cpu_us - baseline.cpu_us;
     figures.add(SECTION, "worker / faster raw, per second", column, against);
     figures.add(SECTION, "worker CPU beyond it, µs/event", column, beyond);
     figures.goal(goals.0, against);
@@ -133,11 +134,11 @@ mod tests {
     fn faster_baseline_counts() {
         let written = |rows_per_second| WriteFigures { rows_per_second, cpu_us: 1.0 };
         let mut figures = Figures::default();
-        let floor = faster(written(10.0), written(20.0));
+        let baseline = faster(written(10.0), written(20.0));
         let drain = WorkerFigures { per_second: 15.0, cpu_us: 9.0, batch: 1 };
         judge(
             &drain,
-            &floor,
+            &baseline,
             (Goal::SqliteAgainstRaw, Goal::SqliteCpuBeyondRaw),
             "SQLite",
             &mut figures,
