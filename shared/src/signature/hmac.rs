@@ -6,7 +6,7 @@
 
 use super::headers::{Headers, each_signature_line, single_header, unquote};
 use super::keys::Secret;
-use super::mac::{Candidates, SignedContent, Tag, any_matches};
+use super::mac::{Candidates, SignedContent, any_matches};
 use super::spec::HmacSpec;
 use super::template::TemplatePart;
 use super::timestamp;
@@ -54,10 +54,7 @@ fn candidates(spec: &HmacSpec, headers: &dyn Headers) -> Result<Candidates, Veri
     let mut add = |element: &[u8]| {
         let text = after_prefix(element, spec.prefix.as_bytes());
         prefixed |= text.is_some();
-        let tag = text.and_then(|text| Tag::decode(spec.hash, spec.encoding, unquote(text)));
-        let is_one = tag.is_some();
-        tag.into_iter().for_each(|tag| found.add(tag));
-        is_one
+        text.is_some_and(|text| found.add(spec.hash, spec.encoding, unquote(text)))
     };
     each_signature_line(headers, &spec.headers, &mut |line| {
         if !add(line) {
@@ -84,7 +81,7 @@ fn elements<'h>(line: &'h [u8], prefix: &[u8], visit: &mut dyn FnMut(&'h [u8])) 
 /// Returns the text after `prefix`, which is compared without regard to case.
 fn after_prefix<'h>(element: &'h [u8], prefix: &[u8]) -> Option<&'h [u8]> {
     let (start, rest) = element.split_at_checked(prefix.len())?;
-    start.eq_ignore_ascii_case(prefix).then_some(rest)
+    (start == prefix || start.eq_ignore_ascii_case(prefix)).then_some(rest)
 }
 
 /// Returns the names of the headers that the signature covers.

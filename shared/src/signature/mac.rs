@@ -21,10 +21,16 @@ use super::template::{Template, TemplatePart};
 /// Room for the longest signature, plus what the base64 decoder needs beyond it.
 const TAG_BUFFER_BYTES: usize = 72;
 
-/// Bytes of a signature.
+/// Bytes of a signature. The default is empty, which no key makes.
 pub(super) struct Tag {
     bytes: [u8; TAG_BUFFER_BYTES],
     len: usize,
+}
+
+impl Default for Tag {
+    fn default() -> Self {
+        Self { bytes: [0; TAG_BUFFER_BYTES], len: 0 }
+    }
 }
 
 /// Parts of the signed content.
@@ -58,15 +64,24 @@ impl Tag {
 
     /// Decodes a signature as sent. Returns `None` if `hash` cannot have made it.
     pub(super) fn decode(hash: Hash, encoding: Encoding, text: &[u8]) -> Option<Self> {
-        let (mut bytes, len) = ([0; TAG_BUFFER_BYTES], hash.len());
-        match encoding {
-            Encoding::Hex => decode_hex(text, bytes.get_mut(..len)?)?,
-            Encoding::Base64 if text.len() > len.div_ceil(3) * 4 => return None,
-            Encoding::Base64 => {
-                base64_text::decode_slice(text, &mut bytes).filter(|decoded| *decoded == len)?;
+        let mut tag = Self::default();
+        tag.decode_in_place(hash, encoding, text).then_some(tag)
+    }
+
+    /// Decodes like [`decode`](Self::decode) into this value, which is empty if it returns false.
+    fn decode_in_place(&mut self, hash: Hash, encoding: Encoding, text: &[u8]) -> bool {
+        let len = hash.len();
+        let decoded = match encoding {
+            Encoding::Hex => {
+                self.bytes.get_mut(..len).is_some_and(|bytes| decode_hex(text, bytes).is_some())
             }
-        }
-        Some(Self { bytes, len })
+            Encoding::Base64 => {
+                text.len() <= len.div_ceil(3) * 4
+                    && base64_text::decode_slice(text, &mut self.bytes) == Some(len)
+            }
+        };
+        self.len = if decoded { len } else { 0 };
+        decoded
     }
 
     fn compute<M: Mac + KeyInit>(key: &[u8], signed: &SignedContent<'_>) -> Option<Self> {
@@ -129,29 +144,35 @@ const MAX_CANDIDATES: usize = 16;
 /// Signatures that a request carries. The usual single signature needs no allocation.
 #[derive(Default)]
 pub(super) struct Candidates {
-    first: Option<Tag>,
+    first: Tag,
     more: Vec<Tag>,
 }
 
 impl Candidates {
     pub(super) fn is_empty(&self) -> bool {
-        self.first.is_none()
+        self.first.len == 0
     }
 
-    /// Adds a signature, unless there are [`MAX_CANDIDATES`] already.
-    pub(super) fn add(&mut self, tag: Tag) {
-        if self.first.is_none() {
-            self.first = Some(tag);
-        } else if self.more.len() + 1 < MAX_CANDIDATES {
+    /// Adds the signature in `text`, unless there are [`MAX_CANDIDATES`] already. Returns false if
+    /// `hash` cannot have made it.
+    pub(super) fn add(&mut self, hash: Hash, encoding: Encoding, text: &[u8]) -> bool {
+        if self.is_empty() {
+            return self.first.decode_in_place(hash, encoding, text);
+        }
+        let Some(tag) = Tag::decode(hash, encoding, text) else { return false };
+        if self.more.len() + 1 < MAX_CANDIDATES {
             self.more.push(tag);
         }
+        true
     }
 
     /// Returns true if one of them is `tag`. All of them are compared, so the time does not show
     /// which.
     fn contains(&self, tag: &Tag) -> bool {
-        let all = self.first.iter().chain(&self.more);
-        all.fold(false, |found, one| found | constant_time_eq(tag.as_bytes(), one.as_bytes()))
+        let is_first = constant_time_eq(tag.as_bytes(), self.first.as_bytes());
+        self.more
+            .iter()
+            .fold(is_first, |found, one| found | constant_time_eq(tag.as_bytes(), one.as_bytes()))
     }
 }
 

@@ -6,7 +6,7 @@
 
 use super::headers::{Headers, each_signature_line, unquote};
 use super::keys::Secret;
-use super::mac::{Candidates, SignedContent, Tag, any_matches};
+use super::mac::{Candidates, SignedContent, any_matches};
 use super::spec::PairsSpec;
 use super::timestamp;
 use super::verify_error::VerifyError;
@@ -69,8 +69,7 @@ impl<'h> Pairs<'h> {
                 }
             } else if key == spec.signature_key.as_bytes() {
                 self.named = true;
-                let tag = Tag::decode(spec.hash, spec.encoding, value);
-                tag.into_iter().for_each(|tag| self.signatures.add(tag));
+                self.signatures.add(spec.hash, spec.encoding, value);
             }
         }
         Ok(())

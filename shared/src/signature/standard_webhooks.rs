@@ -3,7 +3,7 @@
 
 use super::headers::{Headers, single_header, unquote};
 use super::keys::Secret;
-use super::mac::{Candidates, SignedContent, Tag, any_matches};
+use super::mac::{Candidates, SignedContent, any_matches};
 use super::spec::{Encoding, Hash, StandardHeaders, StandardWebhooksSpec, TimestampUnit};
 use super::template::{Template, TemplatePart};
 use super::verify_error::VerifyError;
@@ -32,10 +32,8 @@ impl SignatureWords {
             if self.count > MAX_WORDS {
                 return;
             }
-            if version == b"v1"
-                && let Some(tag) = Tag::decode(Hash::Sha256, Encoding::Base64, word)
-            {
-                self.signatures.add(tag);
+            if version == b"v1" {
+                self.signatures.add(Hash::Sha256, Encoding::Base64, word);
             }
             version = word;
         }

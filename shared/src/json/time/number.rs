@@ -22,12 +22,34 @@ const LAST_YEAR: i16 = 2199;
 
 /// Reads a non-negative number. Returns `None` if `text` is not one.
 pub(super) fn read(text: &str, default: UtcOffset) -> Option<EventTime> {
+    if let Some(at) = common(text) {
+        return Some(checked(at));
+    }
     let (mantissa, exponent) = decimal(text.strip_prefix('+').unwrap_or(text))?;
     if mantissa == 0 {
         return Some(EventTime::Absent);
     }
     let at = compact(text, default).or_else(|| since_epoch(mantissa, exponent));
     Some(at.map_or(EventTime::Unreadable, checked))
+}
+
+/// Reads 10 digits as seconds and 13 digits as milliseconds since the epoch, as most senders write
+/// them. [`since_epoch`] would read the same, with twice the instructions.
+fn common(text: &str) -> Option<Millis> {
+    let to_ms = match text.len() {
+        10 => 1000,
+        13 => 1,
+        _ => return None,
+    };
+    let mut number: Millis = 0;
+    for byte in text.bytes() {
+        let digit = byte.wrapping_sub(b'0');
+        if digit > 9 {
+            return None;
+        }
+        number = number * 10 + Millis::from(digit);
+    }
+    (!text.starts_with('0')).then_some(number * to_ms)
 }
 
 /// Returns true for a negative number.
