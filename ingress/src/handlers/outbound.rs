@@ -512,13 +512,13 @@ async fn answer<T: Serialize>(
     work: impl AsyncFnOnce(&OutboundState, Bytes) -> Result<T, Error>,
 ) -> HttpResponse {
     let mut payload = payload.into_inner();
-    let all = async {
+    let handled = async {
         let (bytes, held) = admin::body(request, &mut payload, ingress, MAX_BODY).await?;
         let done = work(&ingress.outbound, bytes).await;
         drop(held);
         done
     };
-    match catch_panic(all).await {
+    match catch_panic(handled).await {
         Ok(done) => HttpResponse::build(good).json(done),
         Err(error) => error.respond(None, payload),
     }

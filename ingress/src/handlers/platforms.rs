@@ -148,7 +148,7 @@ async fn answer<T: Serialize>(
     work: impl AsyncFnOnce(&RegistrationStore, Bytes) -> Result<Option<T>, Error>,
 ) -> HttpResponse {
     let mut payload = payload.into_inner();
-    let all = async {
+    let handled = async {
         let (bytes, held) = admin::body(request, &mut payload, ingress, MAX_REQUEST_BYTES).await?;
         let live = ingress.targets.live().ok_or(Error::CannotRegister)?;
         let done = work(live, bytes).await;
@@ -157,7 +157,7 @@ async fn answer<T: Serialize>(
         live.current().into_iter().for_each(|snapshot| ingress.targets.apply(&snapshot));
         done
     };
-    match catch_panic(all).await {
+    match catch_panic(handled).await {
         Ok(Some(done)) => HttpResponse::build(good).json(done),
         Ok(None) => Error::NotFound.respond(None, payload),
         Err(error) => error.respond(None, payload),

@@ -118,7 +118,7 @@ impl WaiterRegistry {
     ) -> Result<(), RedisUrlError> {
         let subscription = ChannelSubscription::new(url, cluster, self.registry.channel.clone())?;
         let registry = Arc::clone(&self.registry);
-        tokio::spawn(subscription.run(stop, move |heard| match heard {
+        tokio::spawn(subscription.run(stop, move |event| match event {
             SubscriptionEvent::Listening => drop(tokio::spawn(Arc::clone(&registry).catch_up())),
             SubscriptionEvent::Message(text) => match EventReply::decode(&text) {
                 Ok(reply) => registry.deliver(reply),
@@ -147,7 +147,7 @@ impl WaiterRegistry {
         if wait.is_zero() || target.platform.paused || self.registry.stop.is_cancelled() {
             return None;
         }
-        let waiter = self.registry.slot(target, &event.event_id, wait)?;
+        let waiter = self.registry.take_slot(target, &event.event_id, wait)?;
         event.reply_to = Some(self.registry.channel.clone());
         Some(waiter)
     }
@@ -170,7 +170,7 @@ impl WaiterRegistryInner {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn slot(
+    fn take_slot(
         self: &Arc<Self>,
         target: &Arc<IngestTarget>,
         event_id: &str,
@@ -280,7 +280,7 @@ impl ResultWaiter {
     pub(crate) async fn outcome(&mut self) -> Option<ReplyOutcome> {
         tokio::select! {
             biased;
-            receiver = &mut self.receiver => receiver.ok(),
+            result = &mut self.receiver => result.ok(),
             () = self.registry.stop.cancelled() => None,
             () = sleep_until(self.until) => self.stored().await,
         }
