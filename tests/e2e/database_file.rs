@@ -55,7 +55,7 @@ async fn wait_until_unready(stack: &Stack, reason: &str) {
         worker.health("/ready", 503, WAIT_LIMIT).await;
         poll::until("the reason is the file", WAIT_LIMIT, async || {
             let body_text = Sender::new(&worker.ops).get("/ready").await.text;
-            if body_text.contains(reason) && body_text.contains("README.md") {
+            if body_text.contains(reason) && body_text.contains("docs/operate/backup.md") {
                 Ok(())
             } else {
                 Err(body_text)
@@ -232,7 +232,7 @@ async fn sqlite_link_to_another_file_gets_no_commit() {
     assert_eq!(stack.unfinished("acme").await, 1);
 }
 
-/// Follows the steps of README.md. Events applied after the backup are gone, and providers can send
+/// Follows the steps of docs/operate/backup.md. Events applied after the backup are gone, and providers can send
 /// them again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sqlite_backup_is_restored_as_documented() {

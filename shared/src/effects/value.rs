@@ -98,7 +98,7 @@ pub(super) fn count(node: &JsonNode<'_>) -> ColumnValue<Option<i64>> {
 /// Reads a number, as number or text. Senders write -1 for "unknown".
 pub(super) fn number(node: &JsonNode<'_>) -> ColumnValue<Option<f64>> {
     match numeric(node) {
-        Ok(text) => decimal(text).map_or_else(ColumnValue::Unusable, known),
+        Ok(text) => decimal(text).map_or_else(ColumnValue::Unusable, non_negative),
         Err(nothing) => nothing,
     }
 }
@@ -108,7 +108,7 @@ pub(super) fn progress(node: &JsonNode<'_>) -> ColumnValue<Option<f64>> {
     match numeric(node) {
         Ok(text) => {
             let text = text.strip_suffix('%').map_or(text, str::trim_end);
-            decimal(text).map_or_else(ColumnValue::Unusable, known)
+            decimal(text).map_or_else(ColumnValue::Unusable, non_negative)
         }
         Err(nothing) => nothing,
     }

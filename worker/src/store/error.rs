@@ -224,12 +224,12 @@ impl BackendError {
     pub(super) const fn remedy(&self) -> Option<&'static str> {
         match self {
             Self::Displaced(_) => Some(
-                "put the file back, or stop all workers, restore it as README.md describes, and \
-                    start them",
+                "put the file back, or stop all workers, restore it as docs/operate/backup.md says, \
+                 and start them",
             ),
             Self::OtherDatabase { .. } => Some(
                 "point DATABASE_URL at the former database, or restart one worker with \
-                    --adopt-database",
+                 --adopt-database",
             ),
             _ => None,
         }

@@ -1,0 +1,15 @@
+//! The documentation, as a reader uses it: links, examples and commands.
+//!
+//! # Guarantees
+//!
+//! - Every link and anchor inside the repository resolves (`documentation_links_resolve`).
+//! - Every page is in the table of contents (`documentation_pages_are_in_the_summary`).
+//! - JSON and TOML examples parse; those with a schema's name match the OpenAPI description, and
+//!   platform definitions load (`documentation_examples_parse`).
+//! - Commands marked ```` ```bash run ```` succeed in their order, page by page
+//!   (`documentation_commands_succeed`).
+
+mod commands;
+mod examples;
+mod links;
+mod page;
