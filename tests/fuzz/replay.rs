@@ -1,5 +1,5 @@
-//! The fuzz targets without a fuzzer: the kept corpus, and some thousand variations that follow from fixed seeds, so that
-//! every run is the same. `./tests/fuzz/run` looks for what is new.
+//! Runs the fuzz targets without a fuzzer: on the corpus, and on thousands of variations from fixed
+//! seeds, so that every run is the same. `./tests/fuzz/run` searches for new inputs.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
 
@@ -10,10 +10,10 @@ use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-/// Variations of each target's corpus.
+/// Number of variations per target.
 const VARIATIONS: u64 = 4_000;
 
-/// A sequence that follows from its seed (SplitMix64).
+/// Deterministic random numbers (SplitMix64).
 struct FuzzRng(u64);
 
 impl FuzzRng {
@@ -44,28 +44,28 @@ fn corpus(target: &str) -> Vec<Vec<u8>> {
     files.iter().map(|file| std::fs::read(file).unwrap()).collect()
 }
 
-/// One of `seeds`, changed in a few places, some of them by what stands in another one.
-fn varied(seeds: &[Vec<u8>], dice: &mut FuzzRng) -> Vec<u8> {
-    let mut bytes = seeds[dice.below(seeds.len())].clone();
-    for _ in 0..1 + dice.below(6) {
-        let at = dice.below(bytes.len() + 1);
-        match dice.below(7) {
-            0 if at < bytes.len() => bytes[at] ^= 1 << dice.below(8),
-            1 if at < bytes.len() => bytes[at] = dice.next() as u8,
-            2 => bytes.insert(at, b"\"\\{}[]:,.-+eE0123456789=tv \n\xff\0"[dice.below(30)]),
+/// Returns one of `seeds`, changed in a few places, partly with pieces of another one.
+fn varied(seeds: &[Vec<u8>], rng: &mut FuzzRng) -> Vec<u8> {
+    let mut bytes = seeds[rng.below(seeds.len())].clone();
+    for _ in 0..1 + rng.below(6) {
+        let at = rng.below(bytes.len() + 1);
+        match rng.below(7) {
+            0 if at < bytes.len() => bytes[at] ^= 1 << rng.below(8),
+            1 if at < bytes.len() => bytes[at] = rng.next() as u8,
+            2 => bytes.insert(at, b"\"\\{}[]:,.-+eE0123456789=tv \n\xff\0"[rng.below(30)]),
             3 if at < bytes.len() => {
-                let end = (at + 1 + dice.below(9)).min(bytes.len());
+                let end = (at + 1 + rng.below(9)).min(bytes.len());
                 bytes.drain(at..end);
             }
             4 => {
-                let other = &seeds[dice.below(seeds.len())];
-                let from = dice.below(other.len() + 1);
-                let end = (from + dice.below(40)).min(other.len());
+                let other = &seeds[rng.below(seeds.len())];
+                let from = rng.below(other.len() + 1);
+                let end = (from + rng.below(40)).min(other.len());
                 bytes.splice(at..at, other[from..end].iter().copied());
             }
             5 => bytes.truncate(at),
             _ => {
-                let end = (at + dice.below(30)).min(bytes.len());
+                let end = (at + rng.below(30)).min(bytes.len());
                 let again = bytes[at..end].to_vec();
                 bytes.splice(at..at, again);
             }
@@ -84,23 +84,23 @@ fn corpus_inputs_hold_every_property() {
 #[test]
 fn varied_corpus_inputs_hold_every_property() {
     for (number, (name, target)) in targets::ALL.into_iter().enumerate() {
-        let (seeds, mut dice) = (corpus(name), FuzzRng(number as u64));
+        let (seeds, mut rng) = (corpus(name), FuzzRng(number as u64));
         for _ in 0..VARIATIONS {
-            target(&varied(&seeds, &mut dice));
+            target(&varied(&seeds, &mut rng));
         }
     }
 }
 
-/// The headers that ask for waiting, in any form: what is asked for is a number or nothing.
+/// Parsing a `Prefer` header of any form returns a number or nothing, and never panics.
 #[test]
 fn preferred_wait_takes_any_header() {
     let seeds: Vec<Vec<u8>> =
         [&b"wait=10"[..], b"respond-async, wait=100; foo", b"wait=\"5\"", b"a=\"\\\"\", WAIT = 3"]
             .map(<[u8]>::to_vec)
             .into();
-    let mut dice = FuzzRng(7);
+    let mut rng = FuzzRng(7);
     for _ in 0..VARIATIONS * 4 {
-        let value = varied(&seeds, &mut dice);
+        let value = varied(&seeds, &mut rng);
         let Ok(value) = actix_web::http::header::HeaderValue::from_bytes(&value) else { continue };
         let mut headers = actix_web::http::header::HeaderMap::new();
         headers.insert(actix_web::http::header::HeaderName::from_static("prefer"), value);
@@ -108,26 +108,26 @@ fn preferred_wait_takes_any_header() {
     }
 }
 
-/// A JSON value of any kind.
-fn value(dice: &mut FuzzRng, depth: usize) -> String {
-    match dice.below(if depth == 0 { 5 } else { 8 }) {
-        0 => ["null", "true", "false"][dice.below(3)].to_owned(),
-        1 | 2 => number(dice),
-        3 | 4 => text(dice),
+/// Returns a random JSON value.
+fn value(rng: &mut FuzzRng, depth: usize) -> String {
+    match rng.below(if depth == 0 { 5 } else { 8 }) {
+        0 => ["null", "true", "false"][rng.below(3)].to_owned(),
+        1 | 2 => number(rng),
+        3 | 4 => text(rng),
         5 => {
-            let items: Vec<String> = (0..dice.below(5)).map(|_| value(dice, depth - 1)).collect();
+            let items: Vec<String> = (0..rng.below(5)).map(|_| value(rng, depth - 1)).collect();
             format!("[{}]", items.join(" , "))
         }
         _ => {
-            let members: Vec<String> = (0..dice.below(6))
+            let members: Vec<String> = (0..rng.below(6))
                 .map(|at| {
-                    let key = match dice.below(4) {
-                        0 => format!("\"{}\"", dice.next() % 200),
+                    let key = match rng.below(4) {
+                        0 => format!("\"{}\"", rng.next() % 200),
                         1 => format!("\"0{at}\""),
-                        2 => format!("\"{}\"", dice.next()),
-                        _ => format!("\"k{at}\\u00{:02x}\"", 0x20 + dice.below(0x5f)),
+                        2 => format!("\"{}\"", rng.next()),
+                        _ => format!("\"k{at}\\u00{:02x}\"", 0x20 + rng.below(0x5f)),
                     };
-                    format!("{key}: {}", value(dice, depth - 1))
+                    format!("{key}: {}", value(rng, depth - 1))
                 })
                 .collect();
             format!("{{{}}}", members.join(","))
@@ -135,44 +135,45 @@ fn value(dice: &mut FuzzRng, depth: usize) -> String {
     }
 }
 
-fn number(dice: &mut FuzzRng) -> String {
-    let sign = if dice.below(2) == 0 { "-" } else { "" };
-    let digits = |dice: &mut FuzzRng, most: usize| {
-        (0..1 + dice.below(most))
-            .map(|_| char::from(b'0' + dice.below(10) as u8))
+fn number(rng: &mut FuzzRng) -> String {
+    let sign = if rng.below(2) == 0 { "-" } else { "" };
+    let digits = |rng: &mut FuzzRng, most: usize| {
+        (0..1 + rng.below(most))
+            .map(|_| char::from(b'0' + rng.below(10) as u8))
             .collect::<String>()
     };
-    match dice.below(5) {
-        0 => format!("{sign}{}", dice.next() % 9_007_199_254_740_992),
-        1 => format!("{sign}{}.{}", dice.below(1000), digits(dice, 20)),
+    match rng.below(5) {
+        0 => format!("{sign}{}", rng.next() % 9_007_199_254_740_992),
+        1 => format!("{sign}{}.{}", rng.below(1000), digits(rng, 20)),
         2 => format!(
             "{sign}{}.{}e{}",
-            dice.below(10),
-            digits(dice, 18),
-            dice.below(620) as i64 - 320
+            rng.below(10),
+            digits(rng, 18),
+            rng.below(620) as i64 - 320
         ),
-        3 => format!("{sign}{}E+{}", dice.below(10), dice.below(30)),
-        _ => format!("{sign}0.{}{}", "0".repeat(dice.below(12)), digits(dice, 6)),
+        3 => format!("{sign}{}E+{}", rng.below(10), rng.below(30)),
+        _ => format!("{sign}0.{}{}", "0".repeat(rng.below(12)), digits(rng, 6)),
     }
 }
 
-fn text(dice: &mut FuzzRng) -> String {
-    let piece = |dice: &mut FuzzRng| match dice.below(7) {
-        0 => format!("\\u{:04x}", dice.below(0xd800)),
-        1 => format!("\\u{:04X}\\u{:04x}", 0xd800 + dice.below(0x400), 0xdc00 + dice.below(0x400)),
-        2 => ["\\n", "\\t", "\\\"", "\\\\", "\\/", "\\b", "\\f", "\\r"][dice.below(8)].to_owned(),
-        3 => char::from_u32(dice.below(0x11_0000) as u32)
+fn text(rng: &mut FuzzRng) -> String {
+    let piece = |rng: &mut FuzzRng| match rng.below(7) {
+        0 => format!("\\u{:04x}", rng.below(0xd800)),
+        1 => format!("\\u{:04X}\\u{:04x}", 0xd800 + rng.below(0x400), 0xdc00 + rng.below(0x400)),
+        2 => ["\\n", "\\t", "\\\"", "\\\\", "\\/", "\\b", "\\f", "\\r"][rng.below(8)].to_owned(),
+        3 => char::from_u32(rng.below(0x11_0000) as u32)
             .filter(|c| *c >= ' ' && !"\"\\".contains(*c))
             .unwrap_or('x')
             .to_string(),
-        _ => "a".repeat(dice.below(4)),
+        _ => "a".repeat(rng.below(4)),
     };
-    let pieces: Vec<String> = (0..dice.below(6)).map(|_| piece(dice)).collect();
+    let pieces: Vec<String> = (0..rng.below(6)).map(|_| piece(rng)).collect();
     format!("\"{}\"", pieces.concat())
 }
 
-/// What destinations are sent is what ECMAScript's own `JSON.stringify(JSON.parse(x))` gives, where there is a Node.js to
-/// ask; numbers that it cannot hold are kept instead, and are left out here.
+/// Compares payloads with `JSON.stringify(JSON.parse(x))` of Node.js, if it is installed.
+///
+/// Numbers beyond the range of a double are printed unchanged, so they are left out.
 #[test]
 fn payload_equals_json_stringify_of_ecmascript() {
     let script = "const lines=require('fs').readFileSync(0,'utf8').split('\\n').filter(x=>x);\
@@ -183,18 +184,18 @@ fn payload_equals_json_stringify_of_ecmascript() {
         .stdout(Stdio::piped())
         .spawn();
     let Ok(mut node) = node else {
-        eprintln!("no Node.js here: not compared");
+        eprintln!("Node.js is not installed: payloads are not compared");
         return;
     };
-    let mut dice = FuzzRng(11);
-    // Numbers beyond what can be held are the one documented difference; duplicate keys are refused.
-    let holds = |text: &String| {
+    let mut rng = FuzzRng(11);
+    // Numbers out of range are the only documented difference. Duplicate keys are refused.
+    let is_comparable = |text: &String| {
         targets::printed(format!("{{\"data\":{{\"x\":{text}}}}}").as_bytes())
             .contains("\"data\":{\"x\":")
             && serde_json::from_str::<serde_json::Value>(text).is_ok()
     };
     let documents: Vec<String> =
-        std::iter::repeat_with(|| value(&mut dice, 4)).filter(holds).take(5_000).collect();
+        std::iter::repeat_with(|| value(&mut rng, 4)).filter(is_comparable).take(5_000).collect();
     let mut input = node.stdin.take().unwrap();
     let sent = documents.join("\n");
     let writer = std::thread::spawn(move || input.write_all(sent.as_bytes()));

@@ -1,4 +1,4 @@
-//! What must hold for every input: each function takes any bytes, and panics where it does not.
+//! Fuzz targets: each function takes any bytes and panics if a property does not hold.
 
 use std::sync::LazyLock;
 
@@ -9,11 +9,11 @@ use shared::platform::{PlatformName, registry::Registry};
 use shared::queue::{DeadLetter, Fields, StreamEntry, decode, record};
 use shared::signature::{Credential, Keys, Scheme, Secret, verify};
 
-/// What is tried with any bytes.
+/// Function that checks its properties for the given bytes.
 pub(crate) type FuzzTarget = fn(&[u8]);
 
-/// All of them, by name.
-#[allow(dead_code, reason = "whoever runs one of them names it")]
+/// All targets by name.
+#[allow(dead_code, reason = "the fuzzing binaries name a single target")]
 pub(crate) const ALL: [(&str, FuzzTarget); 6] = [
     ("signature", signature),
     ("codec", codec),
@@ -23,7 +23,7 @@ pub(crate) const ALL: [(&str, FuzzTarget); 6] = [
     ("payload", payload),
 ];
 
-/// What nothing that a stranger sends was made with.
+/// Secret that no fuzzed input is signed with.
 const SECRET: &str = "c2VjcmV0LXRoYXQtbm9ib2R5LWd1ZXNzZXMtMDEyMzQ1Njc4OQ==";
 
 /// The schemes of all bundled platforms, each with a key.
@@ -42,13 +42,13 @@ static SCHEMES: LazyLock<Vec<(Scheme, Keys)>> = LazyLock::new(|| {
     keyed.collect()
 });
 
-/// Parts of `data` that a byte of 255 ends.
+/// Splits `data` at bytes of 255.
 fn pieces(data: &[u8]) -> Vec<&[u8]> {
     data.split(|byte| *byte == 0xff).collect()
 }
 
-/// Values of a signature's headers, one line each, then the body: whoever does not know the secret is refused by every
-/// scheme, whatever it says.
+/// Takes the values of the signature headers, then the body. Every scheme must refuse a request
+/// that was signed without the secret.
 pub(crate) fn signature(data: &[u8]) {
     let mut pieces = pieces(data);
     let body = pieces.pop().unwrap_or_default();
@@ -59,11 +59,11 @@ pub(crate) fn signature(data: &[u8]) {
         for now in [1_700_000_000_000, i64::MAX, i64::MIN] {
             assert!(
                 verify(scheme, keys, &headers, body, now).is_err(),
-                "{} took it for genuine",
+                "{} verified it",
                 scheme.name()
             );
         }
-        // One value stands for all headers as well, and twice.
+        // Use one value for all headers too, once and repeated.
         if let Some(value) = pieces.first() {
             let same: Vec<(&str, &[u8])> = names.iter().map(|name| (*name, *value)).collect();
             assert!(verify(scheme, keys, &same, body, 1_700_000_000_000).is_err());
@@ -84,8 +84,8 @@ fn entry(fields: Fields) -> StreamEntry {
     StreamEntry { id: StreamId { ms: 7, seq: 3 }, fields: Some(fields.into()) }
 }
 
-/// Fields of a stream entry: read as an event or refused; as a dead letter it is written as a line that gives back the very
-/// same fields.
+/// Takes the fields of a stream entry. They decode or are refused. Exported as a dead letter, the
+/// line must give back the same fields.
 pub(crate) fn codec(data: &[u8]) {
     let fields = fields(data);
     if let Ok(event) = decode(entry(fields.clone())) {
@@ -103,7 +103,8 @@ pub(crate) fn codec(data: &[u8]) {
     }
 }
 
-/// A file of definitions: loaded, or refused with at least one problem, none of which repeats a secret.
+/// Takes a definitions file. It loads, or is refused with at least one problem. No problem may
+/// contain a secret.
 pub(crate) fn definition(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     match Registry::from_text("platforms.toml", text) {
@@ -111,15 +112,15 @@ pub(crate) fn definition(data: &[u8]) {
         Err(problems) => {
             assert!(!problems.is_empty(), "refused without a reason");
             for problem in problems {
-                let said = problem.to_string();
-                assert!(!said.contains("TOPSECRET"), "{said}");
-                assert!(said.len() < 20_000, "a reason of {} bytes", said.len());
+                let text = problem.to_string();
+                assert!(!text.contains("TOPSECRET"), "{text}");
+                assert!(text.len() < 20_000, "a problem text of {} bytes", text.len());
             }
         }
     }
 }
 
-/// A line for `import`: refused, or a dead letter whose own line means the same.
+/// Takes a line for `import`. It is refused, or its dead letter exports to an equivalent line.
 pub(crate) fn import(data: &[u8]) {
     let Ok(read) = record::read(data) else { return };
     let mut line = Vec::new();
@@ -139,7 +140,8 @@ fn canonical(text: &[u8]) -> Option<Vec<u8>> {
     Some(form)
 }
 
-/// A body: what is taken is JSON for others, too, and has one canonical form however it is spelled.
+/// Takes a body. A parsed body is JSON for serde_json too, and has one canonical form in every
+/// spelling.
 pub(crate) fn json(data: &[u8]) {
     let document = match Document::parse(data) {
         Ok(document) => document,
@@ -157,7 +159,7 @@ pub(crate) fn json(data: &[u8]) {
     assert_ne!(canonical(&wrapped).unwrap_or_default(), form);
 }
 
-/// What a destination is sent of `body`.
+/// Returns the payload that a destination receives for `body`.
 pub(crate) fn printed(body: &[u8]) -> String {
     print(&PayloadParts {
         event: "e",
@@ -171,7 +173,7 @@ pub(crate) fn printed(body: &[u8]) -> String {
     })
 }
 
-/// The `data` of what a destination is sent of an object of one member.
+/// Returns the member `value` as printed in the `data` of a payload.
 pub(crate) fn printed_data(value: &str) -> String {
     let text = printed(format!("{{\"data\":{{\"x\":{value}}}}}").as_bytes());
     let document = Document::parse(text.as_bytes()).expect("JSON");
@@ -179,7 +181,7 @@ pub(crate) fn printed_data(value: &str) -> String {
     data.raw().to_owned()
 }
 
-/// What destinations are sent is JSON in one line, and printing it again changes nothing.
+/// Takes a body. Its payload is one line of JSON, and printing it again changes nothing.
 pub(crate) fn payload(data: &[u8]) {
     let text = printed(data);
     let document = Document::parse(text.as_bytes()).expect("JSON");

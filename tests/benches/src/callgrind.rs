@@ -1,33 +1,33 @@
-//! One process under callgrind, and what its report says.
+//! Runs one process under callgrind and reads its report.
 
 use std::collections::HashMap;
 use std::error::Error;
 use std::process::{Command, Stdio};
 
-/// What one function takes.
+/// Cost of one function.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct InstructionCounts {
-    /// Instructions, those of hash functions left out.
+    /// Instructions outside of hash functions.
     pub(crate) instructions: u64,
     /// Instructions of hash functions.
     pub(crate) hashing: u64,
-    /// Calls that ask for memory, or for more of it.
+    /// Calls that allocate or grow memory.
     pub(crate) allocations: u64,
 }
 
 impl InstructionCounts {
-    /// The same for one of `events`.
+    /// Returns the cost per event.
     pub(crate) fn per(self, events: u64) -> Self {
-        let one = |all: u64| all.div_ceil(events.max(1));
+        let per_event = |total: u64| total.div_ceil(events.max(1));
         Self {
-            instructions: one(self.instructions),
-            hashing: one(self.hashing),
-            allocations: one(self.allocations),
+            instructions: per_event(self.instructions),
+            hashing: per_event(self.hashing),
+            allocations: per_event(self.allocations),
         }
     }
 }
 
-/// Where counting begins and ends: callgrind knows it by its name.
+/// Runs the counted work. callgrind toggles collection by the name of this function.
 #[inline(never)]
 pub(crate) fn counted(events: usize, work: &mut dyn FnMut(usize)) {
     for event in 0..events {
@@ -36,17 +36,17 @@ pub(crate) fn counted(events: usize, work: &mut dyn FnMut(usize)) {
     std::hint::black_box(work);
 }
 
-/// Whether there is a valgrind.
+/// Returns whether valgrind is installed.
 pub(crate) fn is_installed() -> bool {
-    let asked = Command::new("valgrind")
+    let version = Command::new("valgrind")
         .arg("--version")
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .status();
-    asked.is_ok_and(|status| status.success())
+    version.is_ok_and(|status| status.success())
 }
 
-/// Runs this program with `arguments` and counts what happens inside [`counted`].
+/// Runs this program with `arguments` and counts the instructions inside [`counted`].
 pub(crate) fn count(arguments: &[&str]) -> Result<InstructionCounts, Box<dyn Error>> {
     let folder = tempfile::tempdir()?;
     let report = folder.path().join("report");
@@ -67,17 +67,20 @@ pub(crate) fn count(arguments: &[&str]) -> Result<InstructionCounts, Box<dyn Err
     }
     let counted = read(&std::fs::read_to_string(report)?);
     if counted.instructions == 0 {
-        Err("callgrind has counted nothing".into())
+        Err("callgrind counted no instructions".into())
     } else {
         Ok(counted)
     }
 }
 
-/// Adds a report up. Names stand in it once, as `(number) name`, then as `(number)`; costs stand in lines of a position and
-/// a number; the line behind `calls=` is what the callee took, which its own lines hold already.
+/// Sums up a callgrind report.
+///
+/// A name appears once as `(number) name` and then as `(number)`. A cost line holds a position and
+/// a number. The line after `calls=` is the cost of the callee, which its own lines already
+/// contain.
 fn read(report: &str) -> InstructionCounts {
     let mut names: HashMap<&str, &str> = HashMap::new();
-    let (mut function, mut callee, mut behind_call) = ("", "", false);
+    let (mut function, mut callee, mut after_call) = ("", "", false);
     let mut all = InstructionCounts::default();
     for line in report.lines() {
         if let Some(named) = line.strip_prefix("fn=") {
@@ -85,14 +88,14 @@ fn read(report: &str) -> InstructionCounts {
         } else if let Some(named) = line.strip_prefix("cfn=") {
             callee = name(&mut names, named);
         } else if let Some(calls) = line.strip_prefix("calls=") {
-            behind_call = true;
+            after_call = true;
             let calls = calls.split_ascii_whitespace().next().and_then(|calls| calls.parse().ok());
             if is_allocation(callee) && !is_allocation(function) {
                 all.allocations += calls.unwrap_or(0);
             }
         } else if line
             .starts_with(|first: char| first.is_ascii_digit() || matches!(first, '+' | '-' | '*'))
-            && !std::mem::take(&mut behind_call)
+            && !std::mem::take(&mut after_call)
         {
             let cost = line
                 .split_ascii_whitespace()

@@ -1,4 +1,4 @@
-//! What every function took when somebody last said that this is well.
+//! Reads and writes the accepted instruction counts of every function.
 
 use std::error::Error;
 use std::path::PathBuf;
@@ -8,7 +8,7 @@ use crate::callgrind::InstructionCounts;
 
 /// The counts in `expected.txt`.
 pub(crate) struct ExpectedCounts {
-    /// What they were counted with.
+    /// Toolchain and architecture that they were counted with.
     pub(crate) with: String,
     counts: Vec<(String, InstructionCounts)>,
 }
@@ -38,17 +38,17 @@ impl ExpectedCounts {
     }
 
     pub(crate) fn of(&self, name: &str) -> Option<InstructionCounts> {
-        self.counts.iter().find(|(one, _)| one == name).map(|(_, counted)| *counted)
+        self.counts.iter().find(|(known, _)| known == name).map(|(_, counted)| *counted)
     }
 
-    /// Whether they were counted with what is here.
+    /// Returns whether they were counted with this toolchain and architecture.
     pub(crate) fn is_same_toolchain(&self) -> bool {
         self.with == here()
     }
 }
 
 impl InstructionCounts {
-    /// By which share `now` takes more instructions than this: 0.01 is 1 %.
+    /// Returns the relative increase of instructions in `now`: 0.01 is 1 %.
     pub(crate) fn change(&self, now: &Self) -> f64 {
         now.instructions as f64 / self.instructions.max(1) as f64 - 1.0
     }
@@ -58,7 +58,7 @@ fn path() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("expected.txt")
 }
 
-/// The compiler, and what it compiles for.
+/// Returns the compiler version and the architecture.
 pub(crate) fn here() -> String {
     let version = Command::new("rustc")
         .arg("--version")

@@ -1,18 +1,21 @@
-//! Machine instructions of the pure functions that every event passes through: what a regression changes, and the mood of
-//! the machine does not.
-//!
-//! Guarantee: each function is counted alone, in a process of its own under callgrind, over the same inputs every time,
-//! compiled as the released binaries are and on their allocator. Two runs of one build differ by what the seeds of hash maps
-//! change, an instruction or two. Nothing is installed: without valgrind there is one line that says so, and status 0.
+//! Counts machine instructions of the pure functions that every event passes through. Unlike times,
+//! counts do not depend on other load of the machine.
 //!
 //! ```text
-//! cargo bench -p benches             # beside expected.txt; status 1 where one is more than 3 % above
+//! cargo bench -p benches             # compare; status 1 if a count is more than 3 % higher
 //! cargo bench -p benches -- --update # write expected.txt
 //! ```
 //!
-//! What is expected was counted with one compiler on one architecture: with another, changes are shown and not judged.
-//! Under valgrind there are no SHA instructions, so that a hash takes many times what it does outside; it stands in a column
-//! of its own and is not compared.
+//! # Design
+//!
+//! - Each function runs alone in a process under callgrind, over the same inputs, with the compiler
+//!   options and the allocator of the released binaries. Two runs of one build differ by an
+//!   instruction or two, because of the seeds of hash maps.
+//! - `expected.txt` belongs to one compiler and one architecture. With another, changes are shown
+//!   and not judged.
+//! - valgrind has no SHA instructions, so that a hash costs many times more than outside. Hashing
+//!   has a column of its own and is not compared.
+//! - Nothing is installed. Without valgrind the program prints one line and ends with status 0.
 
 // A command-line tool: its report goes to standard output.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
@@ -33,19 +36,19 @@ use subjects::SUBJECTS;
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 
-/// How far a count may be above what is expected; what is as far below is worth writing down.
+/// Relative increase above which a count fails. A decrease of that size suggests an update.
 const TOLERANCE: f64 = 0.03;
-/// Events that are worked on before anything is counted, and then counted.
+/// Number of events of the warm-up, and of the counted run.
 const EVENTS: usize = 64;
-/// How expected.txt is written.
+/// Command that writes `expected.txt`.
 const UPDATE: &str = "cargo bench -p benches -- --update";
-/// The argument by which the process under callgrind is told what to do.
+/// Argument that makes the process run one function, under callgrind.
 const RUN_ONE: &str = "--alone";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().collect();
     let done = match arguments.iter().position(|argument| argument == RUN_ONE) {
-        Some(at) => alone(arguments.get(at + 1).map_or("", String::as_str)).map(|()| true),
+        Some(at) => run_one(arguments.get(at + 1).map_or("", String::as_str)).map(|()| true),
         None => all(arguments.iter().any(|argument| argument == "--update")),
     };
     match done {
@@ -58,9 +61,9 @@ fn main() -> ExitCode {
     }
 }
 
-/// Does what is to be counted, under callgrind.
-fn alone(name: &str) -> Result<(), Box<dyn Error>> {
-    let (_, prepare) = SUBJECTS.iter().find(|(one, _)| *one == name).ok_or("no such function")?;
+/// Runs one function; callgrind counts it.
+fn run_one(name: &str) -> Result<(), Box<dyn Error>> {
+    let (_, prepare) = SUBJECTS.iter().find(|(known, _)| *known == name).ok_or("no such function")?;
     let mut work = prepare()?;
     (0..EVENTS).for_each(&mut work);
     callgrind::counted(EVENTS, &mut work);
@@ -69,11 +72,12 @@ fn alone(name: &str) -> Result<(), Box<dyn Error>> {
 
 fn all(update: bool) -> Result<bool, Box<dyn Error>> {
     if cfg!(debug_assertions) {
-        return Err("a debug build says nothing: use `cargo bench`".into());
+        return Err("counts of a debug build are meaningless: use `cargo bench`".into());
     }
     if !callgrind::is_installed() {
         println!(
-            "instructions: skipped, since there is no valgrind (Debian, Ubuntu: apt-get install valgrind)"
+            "instructions: skipped, valgrind is not installed \
+             (Debian, Ubuntu: apt-get install valgrind)"
         );
         return Ok(true);
     }
@@ -88,7 +92,7 @@ fn all(update: bool) -> Result<bool, Box<dyn Error>> {
     let judged = expected.is_same_toolchain();
     println!(
         "{:<34}{:>13}{:>10}{:>9}{:>9}{:>13}",
-        "of one event", "instructions", "expected", "change", "hashing", "allocations"
+        "per event", "instructions", "expected", "change", "hashing", "allocations"
     );
     let (mut good, mut better) = (true, false);
     for (name, now) in &counted {
@@ -111,23 +115,24 @@ fn all(update: bool) -> Result<bool, Box<dyn Error>> {
             }
         };
         let line = format!(
-            "{name:<34}{instructions:>13}{before:>10}{change:>9}{hashing:>9}{allocations:>13}  {verdict}"
+            "{name:<34}{instructions:>13}{before:>10}{change:>9}{hashing:>9}{allocations:>13}\
+             \x20 {verdict}"
         );
         println!("{}", line.trim_end());
     }
     if !judged {
         println!(
-            "Not judged: what is expected was counted with {}; this is {}.",
+            "Not judged: expected.txt was counted with {}, this is {}.",
             expected.with,
             expected::here()
         );
     } else if !good {
         println!(
-            "More than {:.0} % above what is expected. If that is meant: {UPDATE}",
+            "A count is more than {:.0} % above expected.txt. If that is intended: {UPDATE}",
             TOLERANCE * 100.0
         );
     } else if better {
-        println!("Some take fewer; so that it stays like that: {UPDATE}");
+        println!("Some counts decreased. To keep the improvement: {UPDATE}");
     }
     Ok(good || !judged)
 }

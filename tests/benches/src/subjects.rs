@@ -1,4 +1,4 @@
-//! What is counted, each with inputs made beforehand.
+//! Counted functions, each with prepared inputs.
 
 use std::error::Error;
 use std::hint::black_box;
@@ -21,12 +21,12 @@ use worker::effects::plan;
 
 use crate::EVENTS;
 
-/// Works on the event of that number.
+/// Processes the event with the given number.
 pub(crate) type BenchWork = Box<dyn FnMut(usize)>;
 type Prepared = Result<BenchWork, Box<dyn Error>>;
 type Prepare = fn() -> Prepared;
 
-/// All of them.
+/// All counted functions, by the name in `expected.txt`.
 pub(crate) const SUBJECTS: [(&str, Prepare); 11] = [
     ("verify mux: pairs", || verifying(MUX)),
     ("verify netflix: hmac", || verifying(NETFLIX)),
@@ -41,11 +41,11 @@ pub(crate) const SUBJECTS: [(&str, Prepare); 11] = [
     ("plan a content", || planning(NETFLIX)),
 ];
 
-/// When everything is signed and received.
+/// Time at which every event is signed and received.
 const NOW_S: i64 = 1_770_000_000;
 const NOW_MS: i64 = NOW_S * 1000;
 
-/// A platform and its `i`-th signed event.
+/// Platform, and the function that signs its `i`-th event.
 struct SignedEventSource {
     platform: &'static str,
     event: fn(usize) -> SignedWebhook,
@@ -73,15 +73,27 @@ const NETFLIX: SignedEventSource = SignedEventSource {
     },
 };
 
-/// A provider's event of about 500 bytes.
+/// Returns the body of a Mux event, about 500 bytes.
 fn mux(i: usize) -> String {
     let at = rfc3339(NOW_MS - 1000 + i as i64);
     format!(
-        r#"{{"type":"video.live_stream.active","id":"event-{i:08}","created_at":"{at}","object":{{"type":"live","id":"ls-room-{i:03}"}},"environment":{{"name":"Production","id":"k9f2xz"}},"data":{{"id":"ls-room-{i:03}","passthrough":"room-{i:03}","status":"active","stream_key":"abcd1234-ab12-cd34-ef56-abcdef123456","playback_ids":[{{"policy":"public","id":"aBcDeFgHiJkLmNoPqRsTuVwXyZ0123456789"}}],"latency_mode":"reduced","reconnect_window":60,"max_continuous_duration":43200}},"attempts":[],"request_id":null}}"#
+        concat!(
+            r#"{{"type":"video.live_stream.active","id":"event-{i:08}","created_at":"{at}","#,
+            r#""object":{{"type":"live","id":"ls-room-{i:03}"}},"#,
+            r#""environment":{{"name":"Production","id":"k9f2xz"}},"#,
+            r#""data":{{"id":"ls-room-{i:03}","passthrough":"room-{i:03}","status":"active","#,
+            r#""stream_key":"abcd1234-ab12-cd34-ef56-abcdef123456","#,
+            r#""playback_ids":[{{"policy":"public","#,
+            r#""id":"aBcDeFgHiJkLmNoPqRsTuVwXyZ0123456789"}}],"#,
+            r#""latency_mode":"reduced","reconnect_window":60,"#,
+            r#""max_continuous_duration":43200}},"attempts":[],"request_id":null}}"#
+        ),
+        i = i,
+        at = at
     )
 }
 
-/// A platform with signed events.
+/// Platform with signed events.
 struct BenchSubject {
     platform: Arc<Platform>,
     keys: Keys,
@@ -105,10 +117,10 @@ impl BenchSubject {
         Ok(Self { platform: Arc::clone(platform), keys, events: events.collect() })
     }
 
-    /// The events as ingress queues them.
+    /// Returns the events as ingress queues them.
     fn queued(&self) -> Result<Vec<NewEvent>, Box<dyn Error>> {
         let queued = |(headers, body): &(Vec<(String, String)>, Bytes)| {
-            let genuine = verify(&self.platform.scheme, &self.keys, headers, body, NOW_MS);
+            let verified = verify(&self.platform.scheme, &self.keys, headers, body, NOW_MS);
             match identify(&self.platform, &genuine.map_err(|refusal| refusal.to_string())?, body)?
             {
                 Identified::One(event) => Ok(event),
@@ -135,7 +147,8 @@ fn parsing(source: SignedEventSource) -> Prepared {
     Ok(Box::new(move |i| assert!(black_box(Document::parse(&events[i].1)).is_ok(), "refused")))
 }
 
-/// What was verified borrows from its request, which is made to last as long as the process.
+/// A verified request borrows from its bytes, so the subject is leaked to live as long as the
+/// process.
 fn identifying(source: SignedEventSource) -> Prepared {
     let subject: &'static BenchSubject = Box::leak(Box::new(BenchSubject::of(source)?));
     let verified = subject.events.iter().map(|(headers, body)| {
@@ -168,7 +181,7 @@ fn entries(source: SignedEventSource) -> Result<(Arc<Platform>, Vec<StreamEntry>
     Ok((subject.platform, events.iter().enumerate().map(entry).collect()))
 }
 
-/// Reading an entry uses it up, so each is there twice.
+/// Decoding consumes an entry, so there are two copies: for the warm-up and for the counted run.
 fn decoding() -> Prepared {
     let (_, entries) = entries(MUX)?;
     let mut again: Vec<Option<StreamEntry>> = entries.iter().cloned().map(Some).collect();
@@ -179,7 +192,7 @@ fn decoding() -> Prepared {
     }))
 }
 
-/// From an envelope to what is to be changed.
+/// Plans the change of each envelope.
 fn planning(source: SignedEventSource) -> Prepared {
     let (platform, entries) = entries(source)?;
     let envelopes: Vec<Envelope> = entries.into_iter().map(decode).collect::<Result<_, _>>()?;

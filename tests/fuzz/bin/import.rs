@@ -1,8 +1,8 @@
-//! Runs the target `import` for as long as it is told.
+//! Fuzzes the target `import` with libFuzzer.
 #![no_main]
 
 #[path = "../targets.rs"]
-#[allow(dead_code, reason = "each binary runs one of them")]
+#[allow(dead_code, reason = "each binary runs a single target")]
 mod targets;
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| targets::import(data));
