@@ -181,7 +181,8 @@ mod tests {
 
     #[test]
     fn unusable_type_falls_back_to_the_next_locator() {
-        let toml = "[platforms.acme]\nsecrets = ['env:A']\nevent = { type = ['/kind', '/event'], time = '/at' }";
+        let toml = "[platforms.acme]\nsecrets = ['env:A']\n\
+                    event = { type = ['/kind', '/event'], time = '/at' }";
         let registry = Registry::from_text("test", toml).unwrap();
         let was = DerivedFields { event_type: "before".to_owned(), occurred_at: 5 };
         for kind in ["{}", "\"\"", "null", "\"a\\u0000\""] {

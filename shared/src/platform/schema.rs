@@ -125,7 +125,7 @@ fn refusal(error: &ValidationError<'_>) -> PayloadError {
         }
         kind => PayloadError::Violated {
             path: named(path),
-            rule: format!("breaks `{}` of the schema", kind.keyword()),
+            rule: format!("violates `{}` of the schema", kind.keyword()),
         },
     }
 }
@@ -184,7 +184,9 @@ mod tests {
             "additionalProperties": false,
             "properties": {
                 "text": {"type": ["string", "null"], "maxLength": 3, "pattern": "^a"},
-                "one": {"enum": [1]}, "any": {"anyOf": [{"type": "integer"}]}, "whole": {"type": "object"}
+                "one": {"enum": [1]},
+                "any": {"anyOf": [{"type": "integer"}]},
+                "whole": {"type": "object"}
             }
         }));
         for body in [
@@ -203,7 +205,7 @@ mod tests {
         assert_eq!(unmet(&schemas, r#"{"text": 1}"#), "/text: must be of type null or string");
         assert_eq!(
             unmet(&schemas, r#"{"text": "abcd"}"#),
-            "/text: breaks `maxLength` of the schema"
+            "/text: violates `maxLength` of the schema"
         );
     }
 

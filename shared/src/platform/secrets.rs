@@ -165,7 +165,7 @@ impl SecretLookup<'_> {
     fn remarked(&self, text: SecretText, from: &str) -> SecretText {
         if let Some(remark) = text.remark().filter(|_| !text.is_empty()) {
             self.env
-                .warn(from, format_args!("{remark}; requests are verified with and without that"));
+                .warn(from, format_args!("{remark}; requests are verified with and without it"));
         }
         text
     }

@@ -38,11 +38,12 @@ pub enum RegistrationError {
     #[error("Platform cannot be registered: {0}")]
     NameConflict(#[from] NameConflict),
     /// A newer version registered the platform. This version would lose what it does not know.
-    #[error("Platform was registered by a later version, and can be changed by one only")]
+    #[error("Platform was registered by a newer version; only a newer version can change it")]
     NewerVersion,
     /// There are too many valid secrets.
     #[error(
-        "Platform has {MAX_SECRETS} valid secrets; register with an old_secret_expires_in of 0s to end them"
+        "Platform has {MAX_SECRETS} valid secrets; register with an old_secret_expires_in of 0s to \
+         end them"
     )]
     Secrets,
     /// There are too many records.
@@ -52,12 +53,15 @@ pub enum RegistrationError {
     #[error("No such registered platform")]
     Unknown,
     /// Others changed registrations during every attempt. Nothing was changed.
-    #[error("Too many changes at a time")]
+    #[error("Too many concurrent changes; try again")]
     Contended,
     /// Redis did not answer. [`CallError`] tells whether the change may have been made.
     #[error("Redis did not answer")]
     Redis(#[from] CallError),
 }
+
+/// Changes that follow from a snapshot, or the reason why there are none.
+type Decision = Result<Vec<RegistrationChange>, RegistrationError>;
 
 impl RegistrationStore {
     /// Registers or updates a platform. The definition is replaced as a whole, and old secrets stay
@@ -86,8 +90,12 @@ impl RegistrationStore {
         .await
         .inspect(|_| {
             if let Some(remark) = registration.signing_secret.text().remark() {
-                tracing::warn!(platform = %name, reason = %remark,
-                    "registered secret may not be what was meant; it verifies with and without that");
+                tracing::warn!(
+                    platform = %name,
+                    reason = %remark,
+                    "registered secret has extra characters around it; verifying with and without \
+                     them"
+                );
             }
         })
     }
@@ -169,7 +177,7 @@ impl RegistrationStore {
     /// nothing.
     async fn change(
         &self,
-        mut decide: impl FnMut(&Snapshot, Millis) -> Result<Vec<RegistrationChange>, RegistrationError>,
+        mut decide: impl FnMut(&Snapshot, Millis) -> Decision,
     ) -> Result<Arc<Snapshot>, RegistrationError> {
         for _ in 0..MAX_CHANGE_ATTEMPTS {
             let snapshot = self.refresh().await?;

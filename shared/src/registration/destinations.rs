@@ -45,7 +45,11 @@ impl Snapshot {
                     found.push(Destination { secret_unreadable, previous_secrets, ..destination })
                 }
                 Err(error) => {
-                    tracing::error!(platform = %name, %error, "its processed events cannot be forwarded")
+                    tracing::error!(
+                        platform = %name,
+                        %error,
+                        "invalid destination of a registered platform; not forwarding its events"
+                    )
                 }
             }
         }

@@ -155,10 +155,10 @@ pub struct RegistrationRecord {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum RegistrationRecordError {
     /// A newer version wrote it.
-    #[error("its version is {0}; this process knows {VERSION}")]
+    #[error("unsupported record version {0}; this process supports {VERSION}")]
     NewerVersion(u64),
     /// Not a record.
-    #[error("it is no registration")]
+    #[error("malformed registration record")]
     Malformed,
 }
 
@@ -209,7 +209,8 @@ mod tests {
 
     use super::*;
 
-    const RECORD: &str = r#"{"v":1,"definition":{"rate_limit":5},"secrets":[{"plain":{"secret":"5ecret"},"hint":"x"}],
+    const RECORD: &str = r#"{"v":1,"definition":{"rate_limit":5},
+        "secrets":[{"plain":{"secret":"5ecret"},"hint":"x"}],
         "state":"active","registered_at":1,"updated_at":2,"colour":"red"}"#;
 
     #[test]

@@ -87,7 +87,7 @@ impl Registration {
         {
             problems.push(Problem::new(
                 "secret",
-                "stands elsewhere in the request, too, from where it would be shown",
+                "also appears elsewhere in the request, where it would be shown",
             ));
         }
         match (name, platform, signing_secret, old_secret_lifetime) {
@@ -122,7 +122,7 @@ impl RequestFields {
         match self.members.remove(key)? {
             Value::String(text) => Some(text),
             _ => {
-                self.problem(key, "must be a text");
+                self.problem(key, "must be a string");
                 None
             }
         }
@@ -196,7 +196,7 @@ fn members(body: &[u8]) -> Result<Map<String, Value>, Vec<Problem>> {
             Ok(members)
         }
         Ok(_) => Err(wrong("must be an object".to_owned())),
-        Err(_) => Err(wrong("holds a number beyond what can be read".to_owned())),
+        Err(_) => Err(wrong("has a number that is too large".to_owned())),
     }
 }
 

@@ -67,13 +67,13 @@ impl fmt::Debug for SealingKey {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum UnsealError {
     /// No key of this process fits, or the sealed text was changed.
-    #[error("none of SECRETS_KEY opens it")]
+    #[error("no key in SECRETS_KEY opens it")]
     Sealed,
     /// Stored in plain text, which is not allowed.
-    #[error("it is in plain text, and ALLOW_PLAINTEXT_SECRETS is not true")]
+    #[error("plain-text secret, but ALLOW_PLAINTEXT_SECRETS is not true")]
     Plain,
     /// Neither sealed nor in plain text.
-    #[error("it is in no form that this version knows")]
+    #[error("unsupported secret encoding")]
     Unknown,
 }
 

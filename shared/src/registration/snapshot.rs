@@ -294,10 +294,14 @@ impl SnapshotBuilder {
         for (name, reason) in
             aside.iter().filter(|(name, reason)| self.told.get(*name) != Some(reason))
         {
-            tracing::error!(platform = %name, reason, "a registered platform is not as it should be here");
+            tracing::error!(
+                platform = %name,
+                reason,
+                "registered platform is unusable in part or whole; others are not affected"
+            );
         }
         for name in self.told.keys().filter(|name| !aside.contains_key(*name)) {
-            tracing::info!(platform = %name, "a registered platform is as it should be again, or gone");
+            tracing::info!(platform = %name, "registered platform is usable again or removed");
         }
         self.metrics.unusable(aside.len() + strange);
         self.told = aside;

@@ -155,7 +155,7 @@ impl RegistrationStore {
         let picture = self.inner.queue.registrations().await?;
         self.publish(|builder, now| builder.build(picture, now)).await.ok_or_else(|| {
             CallError::NotRun(
-                (redis::ErrorKind::Client, "what is registered could not be read").into(),
+                (redis::ErrorKind::Client, "the registration snapshot could not be built").into(),
             )
         })
     }
@@ -187,7 +187,10 @@ impl RegistrationStore {
                 Ok(_) => failing = false,
                 Err(fault) if !failing => {
                     failing = true;
-                    tracing::warn!(error = %fault.error(), "what is registered cannot be read; what is known holds");
+                    tracing::warn!(
+                        error = %fault.error(),
+                        "cannot read registrations; keeping the last known ones"
+                    );
                 }
                 Err(_) => {}
             }

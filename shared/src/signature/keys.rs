@@ -34,7 +34,8 @@ pub enum SecretError {
     Base64,
     /// A Standard Webhooks secret must be base64, with or without its usual prefix.
     #[error(
-        "is not base64; a secret of Standard Webhooks is whsec_ and the key in base64, or that base64 alone"
+        "is not base64; a secret of Standard Webhooks is whsec_ and the key in base64, or that \
+         base64 alone"
     )]
     StandardWebhooks,
     /// The definition requires hex.

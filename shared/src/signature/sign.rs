@@ -28,13 +28,13 @@ const TOKEN_LIFETIME_SECONDS: i64 = 300;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SignError {
     /// There is no key of the kind that the scheme needs.
-    #[error("there is no key of the kind that the signature takes")]
+    #[error("there is no key of the kind that the signature scheme needs")]
     NoKey,
     /// The scheme cannot represent the time.
-    #[error("the signature cannot carry this time")]
+    #[error("the signature scheme cannot represent this time")]
     Time,
     /// The secret would have to be sent as a header, but is not a valid header value.
-    #[error("the secret cannot stand in a header")]
+    #[error("the secret is not a valid header value")]
     NotAHeader,
     /// The key is unusable.
     #[error("the key cannot be used")]
@@ -217,12 +217,16 @@ mod tests {
                     ("rfc3339", "{id}{timestamp}{body}"),
                 ] {
                     all.push(scheme(&format!(
-                        "scheme = 'hmac'\nheader = ['x-signature', 'x-other']\nprefix = 'p='\nhash = '{hash}'\nencoding = '{encoding}'\n\
-                         timestamp = 'header:x-time'\ntimestamp_unit = '{unit}'\nid = 'header:x-id'\nsigned = '{signed}'"
+                        "scheme = 'hmac'\nheader = ['x-signature', 'x-other']\nprefix = 'p='\n\
+                         hash = '{hash}'\nencoding = '{encoding}'\n\
+                         timestamp = 'header:x-time'\ntimestamp_unit = '{unit}'\n\
+                         id = 'header:x-id'\nsigned = '{signed}'"
                     )));
                     all.push(scheme(&format!(
-                        "scheme = 'pairs'\nheader = 'x-signature'\nhash = '{hash}'\nencoding = '{encoding}'\ntimestamp_unit = '{unit}'\n\
-                         timestamp_key = 'time'\nsignature_key = 'sig1'\nsigned = '{{timestamp}}.{{body}}'"
+                        "scheme = 'pairs'\nheader = 'x-signature'\nhash = '{hash}'\n\
+                         encoding = '{encoding}'\ntimestamp_unit = '{unit}'\n\
+                         timestamp_key = 'time'\nsignature_key = 'sig1'\n\
+                         signed = '{{timestamp}}.{{body}}'"
                     )));
                 }
             }

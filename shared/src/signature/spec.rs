@@ -154,7 +154,7 @@ impl StandardWebhooksSpec {
         let set = |name: &String| {
             let prefix = name.strip_suffix("-signature").ok_or(SchemeError {
                 key: "header",
-                reason: "must end in -signature, from which the names of the other two headers follow",
+                reason: "must end in -signature; the names of the other two headers follow from it",
             })?;
             Ok(StandardHeaders {
                 id: format!("{prefix}-id"),

@@ -13,7 +13,7 @@ impl Scheme {
             found.push(problem("header", "must name at least one header"));
         }
         if !self.headers().into_iter().all(is_header_name) {
-            found.push(problem("header", "must hold names of HTTP headers, in lower case"));
+            found.push(problem("header", "must hold HTTP header names in lower case"));
         }
         match self {
             Self::Hmac(spec) => hmac(spec, &mut found),
@@ -41,8 +41,7 @@ fn hmac(spec: &HmacSpec, found: &mut Vec<SchemeError>) {
             found.push(problem("timestamp", "is missing, though `signed` has {timestamp}"))
         }
         (false, Some(_)) => {
-            found
-                .push(problem("timestamp", "is not part of `signed`, so anybody could refresh it"));
+            found.push(problem("timestamp", "is not part of `signed`, so anyone could change it"));
         }
         _ => {}
     }
@@ -54,7 +53,7 @@ fn hmac(spec: &HmacSpec, found: &mut Vec<SchemeError>) {
         _ => {}
     }
     if spec.tolerance.is_some() && spec.timestamp.is_none() {
-        found.push(problem("tolerance", "there is no `timestamp` to compare"));
+        found.push(problem("tolerance", "needs `timestamp`, which is missing"));
     }
     let unit = spec.timestamp.as_ref().map(|stamp| stamp.unit).unwrap_or_default();
     adjacent(&spec.signed, unit, found);
@@ -75,7 +74,7 @@ fn pairs(spec: &PairsSpec, found: &mut Vec<SchemeError>) {
         found.push(problem("signature_key", "must differ from `timestamp_key`"));
     }
     if spec.signed.has(&TemplatePart::Id) {
-        found.push(problem("signed", "must not have {id}: this scheme's header holds none"));
+        found.push(problem("signed", "must not have {id}, which this scheme does not send"));
     }
     adjacent(&spec.signed, spec.unit, found);
 }
@@ -90,7 +89,7 @@ fn adjacent(signed: &Template, unit: TimestampUnit, found: &mut Vec<SchemeError>
     if signed.parts().windows(2).any(|pair| !pair.iter().any(clear)) {
         found.push(problem(
             "signed",
-            "two values need a separator between them (but for an rfc3339 timestamp)",
+            "two values need a separator between them, except beside an rfc3339 timestamp",
         ));
     }
 }

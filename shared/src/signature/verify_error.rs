@@ -65,7 +65,8 @@ impl VerifyError {
             Self::BodyHashMismatch => "Webhook verification failed: hash mismatch".to_owned(),
             Self::OutsideTolerance { received, current, diff, .. } => {
                 format!(
-                    "Timestamp outside tolerance window: received={received}, current={current}, diff={diff}s"
+                    "Timestamp outside tolerance window: received={received}, current={current}, \
+                     diff={diff}s"
                 )
             }
         }

@@ -174,7 +174,7 @@ impl DestinationReader<'_> {
         for (name, value) in table {
             let key = child(&key, &name);
             let Some(text) = value.as_str() else {
-                self.report.add(&key, "must be a text");
+                self.report.add(&key, "must be a string");
                 continue;
             };
             let text = match self.reference(text) {

@@ -155,12 +155,15 @@ fn find_session(
         return;
     }
     if live_stream_id.unwrap_or(&event.live_stream_id).is_empty() {
-        section.problem("session", "is missing, here and under `event`: which session is meant");
+        section.problem(
+            "session",
+            "is missing here and under `event`; it locates the session of the event",
+        );
     } else if creates && context.missing_session == MissingSession::Create {
         section.problem(
             "session",
-            "is missing, here and under `event`: only a room id can create a session; name it, or set \
-             `missing_session = \"retry\"`",
+            "is missing here and under `event`; only a room id can create a session. Name it, or \
+             set `missing_session = \"retry\"`",
         );
     }
 }
@@ -195,7 +198,9 @@ fn viewers(section: &mut TableReader<'_>) -> Vec<(SessionColumn, Vec<Pointer>)> 
         }
     }
     if !set.iter().any(|(column, _)| *column == SessionColumn::ViewerCount) {
-        section.report().add(&child(&key, "viewer_count"), "is missing: where the number is found");
+        section
+            .report()
+            .add(&child(&key, "viewer_count"), "is missing; it locates the number of viewers");
     }
     set
 }
@@ -216,7 +221,7 @@ fn plain(text: &str) -> Result<(), String> {
 fn id(section: &mut TableReader<'_>) -> Vec<Pointer> {
     let id = pointers(section, "id");
     if id.as_ref().is_none_or(Vec::is_empty) {
-        section.problem("id", "is missing: where the id is found");
+        section.problem("id", "is missing; it locates the id");
     }
     id.unwrap_or_default()
 }
@@ -256,7 +261,7 @@ fn named<N>(
             one => vec![one],
         };
         if list.is_empty() {
-            report.add(&key, "must be a pointer or several");
+            report.add(&key, "must be one or more pointers");
         }
         let from = words(&key, list, report, |text| match text {
             "" if whole(&name) => Ok(Pointer { segments: Vec::new() }),

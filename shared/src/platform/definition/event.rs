@@ -33,13 +33,13 @@ pub(super) fn read(
     });
     if section.report().count() == before {
         if event.kind.is_empty() {
-            section.problem("type", "is missing: where the event type is found");
+            section.problem("type", "is missing; it locates the event type");
         }
         if event.id.is_empty() && event.time.is_empty() && !event.repeatable {
             section.problem(
                 "id",
-                "neither `id` nor `time`: identical bodies would be one event for ever; name one of them, or set \
-                 `repeatable = true`",
+                "neither `id` nor `time` is set, so identical bodies would always be one event; \
+                 set one of them or `repeatable = true`",
             );
         }
         if let Some(scheme) = scheme {
@@ -48,7 +48,7 @@ pub(super) fn read(
                 "id",
                 &event.id,
                 scheme,
-                "; without it, identity is the content's hash",
+                "; without `id`, the content hash identifies the event",
             );
             covered(&section, "time", &event.time, scheme, "");
             if unsigned.is_none_or(|list| list.is_empty()) {
@@ -135,9 +135,9 @@ fn json(value: toml::Value) -> Result<serde_json::Value, String> {
         Toml::Boolean(truth) => Json::Bool(truth),
         Toml::Float(number) => serde_json::Number::from_f64(number)
             .map(Json::Number)
-            .ok_or("holds a number that JSON does not know")?,
+            .ok_or("has a number that JSON cannot represent")?,
         Toml::Datetime(_) => {
-            return Err("holds a date, which JSON does not know; quote it".to_owned());
+            return Err("has a date, which JSON cannot represent; quote it".to_owned());
         }
         Toml::Array(list) => Json::Array(list.into_iter().map(json).collect::<Result<_, _>>()?),
         Toml::Table(table) => {

@@ -80,7 +80,7 @@ fn topics(section: &mut TableReader<'_>) -> HashSet<String> {
     if topics.is_empty() {
         section.problem(
             "topics",
-            "is missing: the URLs whose subscription is meant; every other one is refused",
+            "is missing; it lists the URLs of intended subscriptions, and all others are refused",
         );
     }
     if topics.len() > MAX_TOPICS {

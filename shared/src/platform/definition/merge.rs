@@ -146,8 +146,10 @@ mod tests {
     fn false_removes_a_key_unless_it_is_a_switch() {
         assert_eq!(
             laid(
-                "enabled = true\n[effects]\na = {effect = 'log'}\nb = {effect = 'log'}\n[event]\nid = '/id'",
-                "enabled = false\n[effects]\na = false\nc = false\n[event]\nid = false\nrepeatable = false"
+                "enabled = true\n[effects]\na = {effect = 'log'}\nb = {effect = 'log'}\n[event]\n\
+                 id = '/id'",
+                "enabled = false\n[effects]\na = false\nc = false\n[event]\nid = false\n\
+                 repeatable = false"
             ),
             toml("enabled = false\n[effects]\nb = {effect = 'log'}\n[event]\nrepeatable = false")
         );
@@ -155,7 +157,8 @@ mod tests {
 
     #[test]
     fn switch_name_in_effects_is_an_event_type() {
-        let effects = "[effects]\nenabled = {effect = 'log'}\nschema = {effect = 'log'}\nrepeatable = {effect = 'log'}";
+        let effects = "[effects]\nenabled = {effect = 'log'}\nschema = {effect = 'log'}\n\
+                       repeatable = {effect = 'log'}";
         assert_eq!(
             laid(effects, "[effects]\nenabled = false\nschema = false\nrepeatable = false"),
             toml("[effects]")
@@ -174,7 +177,8 @@ mod tests {
         assert_eq!(
             laid("[event]\nschema = {required = ['x'], properties = {b = true}}", event),
             toml(
-                "[event]\nschema = {additionalProperties = false, required = ['x'], properties = {a = false, b = true}}"
+                "[event]\nschema = {additionalProperties = false, required = ['x'], \
+                 properties = {a = false, b = true}}"
             )
         );
         assert_eq!(laid(event, "[event]\nschema = false"), toml("[event]"));
@@ -201,8 +205,8 @@ mod tests {
 
     #[test]
     fn other_type_pointer_drops_the_inherited_body_shape() {
-        let base = "[event]\ntype = '/event_type'\nplatform = '/platform'\ntime = '/t'\nbatch = '/all'\n\
-                    schema = {type = 'object'}";
+        let base = "[event]\ntype = '/event_type'\nplatform = '/platform'\ntime = '/t'\n\
+                    batch = '/all'\nschema = {type = 'object'}";
         assert_eq!(
             laid(base, "[event]\ntype = '/kind'"),
             toml("[event]\ntype = '/kind'\ntime = '/t'")

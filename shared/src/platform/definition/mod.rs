@@ -227,7 +227,7 @@ fn event_types(section: &mut TableReader<'_>) -> Option<HashSet<String>> {
     if none {
         section.problem(
             "event_types",
-            "names no type, so that every event would be ignored; leave it out to take all",
+            "is empty, so every event would be ignored; remove it to accept all types",
         );
     }
     if types.len() > MAX_TYPES {
@@ -271,7 +271,7 @@ fn aliases(section: &mut TableReader<'_>, name: &PlatformName) -> Vec<PlatformNa
     let mut seen = HashSet::from([name]);
     for alias in &aliases {
         if !seen.insert(alias) {
-            section.problem("aliases", format!("{alias} stands for this platform already"));
+            section.problem("aliases", format!("{alias} is already a name of this platform"));
         }
     }
     aliases
@@ -296,7 +296,7 @@ fn secrets(
     if section.take(wrong).is_some() {
         section.problem(wrong, format!("this signature scheme is verified with `{right}`"));
     } else if none && (needed || section.has(right)) {
-        section.problem(right, "is missing: what requests are verified with");
+        section.problem(right, "is missing; it refers to the secrets that verify requests");
     }
     let list = section.list(right).unwrap_or_default();
     if list.len() > MAX_SECRETS {

@@ -70,7 +70,7 @@ fn hmac(section: &mut TableReader<'_>) -> Option<HmacSpec> {
     let timestamp = section.word("timestamp", syntax::header_ref);
     let unit = section.parse("timestamp_unit", |value| one_of(value, "s ms rfc3339"));
     if timestamp.is_none() && unit.is_some() {
-        section.problem("timestamp_unit", "there is no `timestamp` that it could be the unit of");
+        section.problem("timestamp_unit", "needs `timestamp`, which is missing");
     }
     let tolerance = tolerance(section);
     let signed = section.word("signed", str::parse).unwrap_or_else(Template::body);

@@ -51,7 +51,7 @@ fn unescape(segment: &str) -> Result<String, PointerError> {
 pub(super) fn pointer(text: &str) -> Result<Pointer, String> {
     let pointer: Pointer = text.parse().map_err(|reason: PointerError| reason.to_string())?;
     if pointer.segments.is_empty() {
-        return Err("must point into the body, not at the whole of it".to_owned());
+        return Err("must point to a part of the body, not to the whole body".to_owned());
     }
     Ok(pointer)
 }

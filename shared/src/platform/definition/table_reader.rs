@@ -128,7 +128,7 @@ impl<'r> TableReader<'r> {
     pub(crate) fn text(&mut self, name: &'static str) -> Option<String> {
         self.parse(name, |value| match value {
             Value::String(text) => Ok(text),
-            _ => Err("must be a text".to_owned()),
+            _ => Err("must be a string".to_owned()),
         })
     }
 
@@ -195,7 +195,7 @@ pub(crate) fn words<T, E: std::fmt::Display>(
         match value.as_str().map(&parse) {
             Some(Ok(one)) => parsed.push(one),
             Some(Err(reason)) => report.add(&key, reason.to_string()),
-            None => report.add(&key, "must be a text"),
+            None => report.add(&key, "must be a string"),
         }
     }
     parsed

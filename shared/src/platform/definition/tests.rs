@@ -137,7 +137,7 @@ fn batch_is_one_pointer_and_may_be_the_whole_body() {
     assert_eq!(acme("event = { batch = '' }").event.batch, Some(pointer("")));
     assert_eq!(acme("event = { batch = false }").event.batch, None);
     refused("event = { batch = 'events' }", ".event.batch", "must be a JSON pointer");
-    refused("event = { batch = ['/a', '/b'] }", ".event.batch", "must be a text");
+    refused("event = { batch = ['/a', '/b'] }", ".event.batch", "must be a string");
 }
 
 #[test]
@@ -147,10 +147,21 @@ fn definition_reads_every_effect() {
         [platforms.acme.event]
         session = "/room"
         [platforms.acme.effects]
-        up = { effect = "session.status", status = "live", set = { title = "/t", started_at = ["/a", "/b"] } }
-        down = { effect = "session.status", status = "ended", session = "/other", live_stream_id = "/l" }
-        rec = { effect = "recording", state = "ready", id = ["/r", "/s"], set = { url = "/u", size_bytes = "/n" } }
-        add = { effect = "content", state = "active", id = "/c", set = { data = "", content_type = "/ct" } }
+        up.effect = "session.status"
+        up.status = "live"
+        up.set = { title = "/t", started_at = ["/a", "/b"] }
+        down.effect = "session.status"
+        down.status = "ended"
+        down.session = "/other"
+        down.live_stream_id = "/l"
+        rec.effect = "recording"
+        rec.state = "ready"
+        rec.id = ["/r", "/s"]
+        rec.set = { url = "/u", size_bytes = "/n" }
+        add.effect = "content"
+        add.state = "active"
+        add.id = "/c"
+        add.set = { data = "", content_type = "/ct" }
         note = { effect = "log" }
         content_added = false
         "#,
@@ -247,7 +258,7 @@ fn documented_definition_loads() {
         repeatable = false
         schema     = { required = ["kind"] }
         [platforms.acme.effects]
-        "stream.up"   = { effect = "session.status", status = "live", set = { title = "/stream/title" } }
+        "stream.up" = { effect = "session.status", status = "live", set.title = "/stream/title" }
         "stream.down" = { effect = "session.status", status = "ended" }
         "#,
     )
@@ -289,7 +300,8 @@ fn burst_defaults_to_the_rate_limit() {
 fn scheme_accepts_every_known_name() {
     let scheme = |text: &str| acme(&format!("[platforms.acme.signature]\n{text}")).scheme.clone();
     let pairs = scheme(
-        "scheme = 'pairs'\nheader = 'Acme-Signature'\ntimestamp_key = 'time'\nsignature_key = 'sig1'",
+        "scheme = 'pairs'\nheader = 'Acme-Signature'\ntimestamp_key = 'time'\n\
+         signature_key = 'sig1'",
     );
     let Scheme::Pairs(PairsSpec {
         headers, timestamp_key, signature_key, signed, tolerance, ..
@@ -343,7 +355,8 @@ fn generic_schema_is_kept_unless_the_type_pointer_changes() {
 fn schemas_apply_to_all_types_and_by_type() {
     let acme = acme(
         "[platforms.acme.event]\ntype = '/kind'\nschema = {required = ['kind']}\n\
-         schemas = {'a.b' = {additionalProperties = false, properties = {kind = true, n = {maximum = 1.5}}}}",
+         schemas = {'a.b' = {additionalProperties = false, \
+         properties = {kind = true, n = {maximum = 1.5}}}}",
     );
     assert!(acme.schemas.check("x", b"{}").is_err());
     assert!(acme.schemas.check("x", br#"{"kind": "x", "more": 1}"#).is_ok());
@@ -410,7 +423,7 @@ fn words_outside_their_set_are_refused() {
     refused("preset = 1", ".preset", "must be one of");
     refused("event_types = []", ".event_types", "names no type");
     refused("event_types = ['a', '']", ".event_types[1]", "1 to 256 bytes");
-    refused("event_types = [1]", ".event_types", "must be a text");
+    refused("event_types = [1]", ".event_types", "must be a string");
 }
 
 #[test]
@@ -429,7 +442,8 @@ fn inline_secrets_are_refused_and_not_repeated() {
     }
     assert_eq!(
         inline(""),
-        ["p.toml: platforms.acme.secrets: is missing: what requests are verified with"]
+        ["p.toml: platforms.acme.secrets: is missing; it refers to the secrets that verify \
+             requests"]
     );
     assert_eq!(inline("secrets = []"), inline(""));
     assert_eq!(
@@ -508,8 +522,8 @@ fn signature_problems_are_reported() {
 fn uncovered_headers_are_refused() {
     let with = |signed: &str, event: &str| {
         format!(
-            "[platforms.acme.signature]\nsigned = '{signed}'\nid = 'header:X-Id'\ntimestamp = 'header:X-Time'\n\
-             [platforms.acme.event]\n{event}"
+            "[platforms.acme.signature]\nsigned = '{signed}'\nid = 'header:X-Id'\n\
+             timestamp = 'header:X-Time'\n[platforms.acme.event]\n{event}"
         )
     };
     let all = "{id}.{timestamp}.{body}";
@@ -550,7 +564,7 @@ fn invalid_pointers_are_refused_everywhere() {
         refused(&event(key, "'data/id'"), &format!(".event.{key}"), "JSON pointer");
         refused(&event(key, "''"), &format!(".event.{key}"), "not at the whole of it");
         refused(&event(key, "['/a', '/~']"), &format!(".event.{key}[1]"), "JSON pointer");
-        refused(&event(key, "7"), &format!(".event.{key}"), "must be a text");
+        refused(&event(key, "7"), &format!(".event.{key}"), "must be a string");
     }
     for key in ["session", "live_stream_id", "platform", "ignore"] {
         refused(&event(key, "'header:X-Room'"), &format!(".event.{key}"), "JSON pointer");
@@ -572,7 +586,7 @@ fn time_zone_is_utc_or_an_offset() {
     for wrong in ["'Europe/Berlin'", "'CET'", "'local'", "''", "'+2'", "'+25:00'"] {
         refused(&zone(wrong), ".event.time_zone", "instead of a zone's name, give its offset");
     }
-    refused(&zone("2"), ".event.time_zone", "must be a text");
+    refused(&zone("2"), ".event.time_zone", "must be a string");
 }
 
 #[test]
@@ -727,7 +741,7 @@ fn viewers_and_chat_require_a_session() {
     let chat = "{effect = 'chat', id = '/i'}";
     let stream = "[platforms.acme.event]\nlive_stream_id = '/s'\n";
     for effect in [viewers, chat] {
-        refused(&with(effect, ""), ".effects.x.session", "which session is meant");
+        refused(&with(effect, ""), ".effects.x.session", "locates the session of the event");
     }
     refused(&with(viewers, stream), ".effects.x.session", "only a room id can create");
     // A chat message creates no session, so it needs no room id.
@@ -737,7 +751,7 @@ fn viewers_and_chat_require_a_session() {
 #[test]
 fn status_requires_a_session() {
     let effect = "[platforms.acme.effects]\nx = {effect = 'session.status', status = 'live'}\n";
-    refused(effect, ".effects.x.session", "which session is meant");
+    refused(effect, ".effects.x.session", "locates the session of the event");
     let only_stream = format!("{effect}[platforms.acme.event]\nlive_stream_id = '/s'");
     refused(&only_stream, ".effects.x.session", "only a room id can create");
     assert!(acme(&format!("missing_session = 'retry'\n{only_stream}")).effects.contains_key("x"));
@@ -764,8 +778,8 @@ fn invalid_schemas_are_refused() {
         "not a JSON Schema",
     );
     refused(&event("schema = 'x'"), ".event.schema", "must be a table");
-    refused(&event("schema = {const = 1979-05-27}"), ".event.schema", "holds a date");
-    refused(&event("schema = {const = nan}"), ".event.schema", "a number that JSON does not know");
+    refused(&event("schema = {const = 1979-05-27}"), ".event.schema", "has a date");
+    refused(&event("schema = {const = nan}"), ".event.schema", "JSON cannot represent");
     refused(
         &event("schemas = {'a.b' = {required = 1}}"),
         ".event.schemas.\"a.b\"",
@@ -897,16 +911,19 @@ fn keys_refuse_values_of_the_wrong_kind() {
     const PLACES: [(&str, &str); 4] = [
         (
             "",
-            "preset secrets aliases label enabled paused event_types limits ack_status busy_status invalid wait dedup_ttl_hours \
-             missing_session session_scope rate_limit burst signature event handshake effects",
+            "preset secrets aliases label enabled paused event_types limits ack_status busy_status \
+             invalid wait dedup_ttl_hours missing_session session_scope rate_limit burst \
+             signature event handshake effects",
         ),
         (
             ".signature",
-            "scheme header prefix hash encoding secret_encoding signed timestamp timestamp_unit id tolerance",
+            "scheme header prefix hash encoding secret_encoding signed timestamp timestamp_unit id \
+             tolerance",
         ),
         (
             ".event",
-            "id type time time_zone session live_stream_id platform delivery_id unsigned ignore repeatable schema schemas",
+            "id type time time_zone session live_stream_id platform delivery_id unsigned ignore \
+             repeatable schema schemas",
         ),
         (".effects", "a \"\" \"b.c\""),
     ];

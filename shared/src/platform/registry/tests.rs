@@ -293,7 +293,8 @@ fn providers_are_enabled_by_secrets_in_the_file() {
         );
         assert!(bundled.schemas.is_empty(), "{name}");
         let own = load(&format!(
-            "[platforms.{name}]\nsecrets = 'env:A'\n[platforms.x]\npreset = '{name}'\nsecrets = 'env:A'"
+            "[platforms.{name}]\nsecrets = 'env:A'\n[platforms.x]\npreset = '{name}'\n\
+             secrets = 'env:A'"
         ));
         for copy in [own.get(name).unwrap(), own.get("x").unwrap()] {
             assert_eq!((&copy.scheme, &copy.event), (&bundled.scheme, &bundled.event), "{name}");
@@ -376,8 +377,9 @@ fn generic_and_netflix_bodies_are_checked_by_schema() {
     let ok = Ok(());
     let no = |text: &str| Err(text.to_owned());
     for name in ["generic", "netflix"] {
-        let full = r#"{"event_type": "content_added", "platform": "x", "timestamp": "2025-12-06T00:00:00Z",
-            "payload": {"content_id": "1", "title": "A", "content_type": "film", "more": 1}, "signature": "s"}"#;
+        let full = r#"{"event_type": "content_added", "platform": "x",
+            "timestamp": "2025-12-06T00:00:00Z", "signature": "s",
+            "payload": {"content_id": "1", "title": "A", "content_type": "film", "more": 1}}"#;
         assert_eq!(check(name, full), ok);
         assert_eq!(
             check(name, r#"{"payload": {"content_id": "1"}}"#),
@@ -556,17 +558,16 @@ fn bundled_platform_is_enabled_by_its_variable_alone() {
     let found = unresolved(&registry, &livekit[..1]);
     assert_eq!(
         found,
-        [
-            "platforms.livekit.credentials: env:LIVEKIT_API_KEY is set, but env:LIVEKIT_API_SECRET is not"
-        ]
+        ["platforms.livekit.credentials: env:LIVEKIT_API_KEY is set, but env:LIVEKIT_API_SECRET \
+             is not"]
     );
 }
 
 #[test]
 fn platform_in_the_file_requires_its_secrets() {
     let registry = load(
-        "[platforms.mux]\nrate_limit = 1\n[platforms.livekit]\n[platforms.acme]\nsecrets = ['env:NEW', 'env:OLD']\n\
-         [platforms.off]\nenabled = false\nsecrets = 'env:NONE'",
+        "[platforms.mux]\nrate_limit = 1\n[platforms.livekit]\n[platforms.acme]\n\
+         secrets = ['env:NEW', 'env:OLD']\n[platforms.off]\nenabled = false\nsecrets = 'env:NONE'",
     );
     assert_eq!(
         unresolved(&registry, &[("OLD", "hunter2")]),
@@ -599,7 +600,8 @@ fn secrets_are_read_from_files() {
     let file = folder.file(
         "p.toml",
         format!(
-            "[platforms.a]\nsecrets = 'file:acme'\n[platforms.b]\nsecrets = 'env:B'\n[platforms.c]\nsecrets = 'file:{}'",
+            "[platforms.a]\nsecrets = 'file:acme'\n[platforms.b]\nsecrets = 'env:B'\n\
+             [platforms.c]\nsecrets = 'file:{}'",
             named.display()
         ),
     );
@@ -620,7 +622,8 @@ fn secrets_are_read_from_files() {
 #[test]
 fn secret_must_match_its_encoding() {
     let registry = load(
-        "[platforms.acme]\nsecrets = 'env:A'\n[platforms.acme.signature]\nsecret_encoding = 'base64'",
+        "[platforms.acme]\nsecrets = 'env:A'\n[platforms.acme.signature]\n\
+         secret_encoding = 'base64'",
     );
     assert_eq!(configured(&registry, &[("A", "aGk=")]), ["acme"]);
     let found = unresolved(&registry, &[("A", "hunter2!")]);
@@ -630,8 +633,10 @@ fn secret_must_match_its_encoding() {
 #[test]
 fn handshake_verify_token_is_required() {
     let registry = load(
-        "[platforms.acme]\nsecrets = 'env:A'\nhandshake = { kind = 'meta', verify_token = 'env:TOKEN' }\n\
-         [platforms.off]\nenabled = false\nhandshake = { kind = 'meta', verify_token = 'env:NONE' }",
+        "[platforms.acme]\nsecrets = 'env:A'\n\
+         handshake = { kind = 'meta', verify_token = 'env:TOKEN' }\n\
+         [platforms.off]\nenabled = false\n\
+         handshake = { kind = 'meta', verify_token = 'env:NONE' }",
     );
     let of = |env: &[(&str, &str)]| registry.verify_tokens(&Env::from_pairs(env.to_vec()));
     let tokens = of(&[("TOKEN", "meatyhamhock")]).unwrap();

@@ -8,7 +8,8 @@ use serde::Serialize;
 use super::NameError;
 
 macro_rules! closed_set {
-    ($(#[$doc:meta])* $name:ident: $what:literal = $($(#[$vdoc:meta])* $variant:ident $text:literal),+ $(,)?) => {
+    ($(#[$doc:meta])* $name:ident: $what:literal =
+     $($(#[$vdoc:meta])* $variant:ident $text:literal),+ $(,)?) => {
         $(#[$doc])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum $name { $($(#[$vdoc])* $variant),+ }

@@ -19,8 +19,10 @@ fn problems(body: &Value) -> Vec<String> {
 
 #[test]
 fn request_keys_not_its_own_are_the_definition() {
-    let body = json!({"platform": "shop", "secret": SECRET, "event_types": ["a"], "rate_limit": 5, "url": null,
-        "old_secret_expires_in": "15m", "preset": "generic", "limits": {"a": 2}});
+    let body = json!({
+        "platform": "shop", "secret": SECRET, "event_types": ["a"], "rate_limit": 5, "url": null,
+        "old_secret_expires_in": "15m", "preset": "generic", "limits": {"a": 2}
+    });
     let registration = read(&body).unwrap();
     assert_eq!(registration.platform.name.as_str(), "shop");
     assert_eq!(
@@ -97,16 +99,17 @@ fn secret_must_fit_its_scheme_and_length() {
     assert!(read(&standard("whsec_AAAAAAAAAAAAAAAAAAAAAAAA")).is_ok());
     assert_eq!(
         problems(&standard("5ecret!")),
-        [
-            "secret: the secret is not base64; a secret of Standard Webhooks is whsec_ and the key in base64, or that \
-          base64 alone"
-        ]
+        ["secret: the secret is not base64; a secret of Standard Webhooks is whsec_ and the key \
+             in base64, or that base64 alone"]
     );
 }
 
 #[test]
 fn api_secret_requires_its_key() {
-    let livekit = |key: Value| json!({"platform": "rooms", "secret": SECRET, "preset": "livekit", "key": key});
+    let livekit = |key: Value| {
+        let preset = "livekit";
+        json!({"platform": "rooms", "secret": SECRET, "preset": preset, "key": key})
+    };
     assert!(read(&livekit("API5".into())).unwrap().platform.scheme.uses_credentials());
     assert_eq!(
         problems(&livekit(Value::Null)),

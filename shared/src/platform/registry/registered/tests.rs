@@ -3,7 +3,8 @@
 use super::*;
 use crate::platform::types::{SecretRefs, SessionScope};
 
-const FILE: &str = "[platforms.acme]\nsecrets = ['env:A']\naliases = ['acme-live']\n[platforms.mux]\nrate_limit = 7";
+const FILE: &str = "[platforms.acme]\nsecrets = ['env:A']\naliases = ['acme-live']\n\
+                    [platforms.mux]\nrate_limit = 7";
 
 fn base() -> Registry {
     Registry::from_text("p.toml", FILE).unwrap()
@@ -76,7 +77,8 @@ fn registered_platform_has_own_scope_and_no_secret_refs() {
 #[test]
 fn registered_platform_problems_name_their_keys() {
     let found = problems(
-        "rate_limit = 0\ncolour = 'red'\nsecrets = ['env:A']\ncredentials = []\n[signature]\nhash = 'md5'",
+        "rate_limit = 0\ncolour = 'red'\nsecrets = ['env:A']\ncredentials = []\n[signature]\n\
+         hash = 'md5'",
     );
     let keys: Vec<_> = found.iter().map(|problem| problem.split(':').next().unwrap()).collect();
     assert_eq!(keys, ["colour", "credentials", "rate_limit", "secrets", "signature.hash"]);
