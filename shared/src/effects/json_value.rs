@@ -94,10 +94,12 @@ impl StorableCheck {
         self.inspect(node);
     }
 
-    /// Checks a string. Without escapes, it equals its text in the body.
+    /// Checks a string. Without escapes, it equals its text in the body, where JSON allows no NUL.
     fn inspect_text(&mut self, text: &str, escaped: bool) {
-        self.nul |= has_nul(text);
-        self.replaced |= escaped && text.contains(char::REPLACEMENT_CHARACTER);
+        if escaped {
+            self.nul |= has_nul(text);
+            self.replaced |= text.contains(char::REPLACEMENT_CHARACTER);
+        }
     }
 
     /// Returns the text that `write` makes. Its argument is true if strings must be rewritten.

@@ -64,6 +64,34 @@ impl ColumnWarningReason {
             Self::Other => "other",
         }
     }
+
+    /// All reasons of this release, in order.
+    pub const ALL: &'static [Self] = &[
+        Self::WrongType,
+        Self::OutOfRange,
+        Self::UnreadableTime,
+        Self::Empty,
+        Self::TooLong,
+        Self::NulCharacter,
+        Self::ReplacementCharacter,
+        Self::ReplacedCharacters,
+    ];
+
+    /// Description of the value that the reason is about: it continues "The value is".
+    #[must_use]
+    pub const fn description(self) -> &'static str {
+        match self {
+            Self::WrongType => "of another type, or not readable as a number",
+            Self::OutOfRange => "negative, or larger than the column holds",
+            Self::UnreadableTime => "not a time",
+            Self::Empty => "an empty text where a number is expected",
+            Self::TooLong => "an id of more than 512 bytes",
+            Self::NulCharacter => "an id with a NUL character",
+            Self::ReplacementCharacter => "an id with a U+FFFD, which may stand for several ids",
+            Self::ReplacedCharacters => "stored, with U+FFFD for its NUL characters",
+            Self::Other => "described by a later release",
+        }
+    }
 }
 
 impl fmt::Display for ColumnWarningReason {
