@@ -257,7 +257,7 @@ mod tests {
             assert!(verified.is_ok(), "{scheme:?}: {:?}", verified.err());
             assert!(
                 verify(&scheme, &keys(&scheme, &["one key"]), &headers, b"{\"a\":1}", NOW).is_ok(),
-                "the first signs"
+                "the first key signs"
             );
             assert_eq!(
                 verify(&scheme, &theirs, &headers, b"{\"a\":1}", NOW).err(),
@@ -268,10 +268,7 @@ mod tests {
                 assert!(verify(&scheme, &ours, &headers, b"{\"a\":2}", NOW).is_err(), "{scheme:?}");
             }
             for name in headers.iter().map(|(name, _)| name.as_str()) {
-                assert!(
-                    scheme.headers().contains(&name),
-                    "{name} is nothing that {scheme:?} reads"
-                );
+                assert!(scheme.headers().contains(&name), "{scheme:?} does not read {name}");
             }
         }
     }

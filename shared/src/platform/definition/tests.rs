@@ -267,7 +267,7 @@ fn documented_definition_loads() {
     assert_eq!(
         acme.schemas.check("stream.up", br#"{"kind": "stream.up"}"#),
         Ok(()),
-        "generic's schema is not acme's"
+        "the schema of generic is not inherited"
     );
 }
 
@@ -421,7 +421,7 @@ fn words_outside_their_set_are_refused() {
     refused("enabled = 'yes'", ".enabled", "true or false");
     refused("preset = 'muxx'", ".preset", "mux livekit netflix generic");
     refused("preset = 1", ".preset", "must be one of");
-    refused("event_types = []", ".event_types", "names no type");
+    refused("event_types = []", ".event_types", "every event would be ignored");
     refused("event_types = ['a', '']", ".event_types[1]", "1 to 256 bytes");
     refused("event_types = [1]", ".event_types", "must be a string");
 }
@@ -453,7 +453,7 @@ fn inline_secrets_are_refused_and_not_repeated() {
     assert_eq!(
         inline("enabled = false"),
         Vec::<String>::new(),
-        "a platform that is off needs no secret"
+        "a disabled platform needs no secret"
     );
 }
 
@@ -504,7 +504,7 @@ fn signature_problems_are_reported() {
     refused(&signature("signed = '{boddy}'"), ".signature.signed", "{body}, {timestamp} and {id}");
     refused(&signature("signed = '{timestamp}.{body}'"), ".signature.timestamp", "");
     refused(&signature("signed = '{id}.{body}'"), ".signature.id", "");
-    refused(&signature("timestamp_unit = 's'"), ".signature.timestamp_unit", "no `timestamp`");
+    refused(&signature("timestamp_unit = 's'"), ".signature.timestamp_unit", "needs `timestamp`");
     refused(
         &signature("signed = '{timestamp}.{body}'\ntimestamp = 't'"),
         ".signature.timestamp",
@@ -562,7 +562,7 @@ fn invalid_pointers_are_refused_everywhere() {
         ["id", "type", "time", "session", "live_stream_id", "platform", "delivery_id", "ignore"]
     {
         refused(&event(key, "'data/id'"), &format!(".event.{key}"), "JSON pointer");
-        refused(&event(key, "''"), &format!(".event.{key}"), "not at the whole of it");
+        refused(&event(key, "''"), &format!(".event.{key}"), "not to the whole body");
         refused(&event(key, "['/a', '/~']"), &format!(".event.{key}[1]"), "JSON pointer");
         refused(&event(key, "7"), &format!(".event.{key}"), "must be a string");
     }
@@ -637,12 +637,12 @@ fn effect_problems_are_reported() {
     refused(
         "{effect = 'session.status', status = 'live', set = {title = []}}",
         ".set.title",
-        "a pointer or several",
+        "one or more pointers",
     );
     refused(
         "{effect = 'session.status', status = 'live', set = {title = ''}}",
         ".set.title",
-        "not at the whole",
+        "not to the whole body",
     );
     refused(
         "{effect = 'session.status', status = 'live', session = 'x'}",
@@ -700,7 +700,7 @@ fn viewers_jobs_and_chat_problems_are_reported() {
     refused(
         "{effect = 'session.viewers', set = {viewer_count = '/n'}, data = {a = ''}}",
         ".data.a",
-        "not at the whole",
+        "not to the whole body",
     );
     refused("{effect = 'job', id = '/i'}", ".status", "is missing");
     refused(
@@ -717,7 +717,7 @@ fn viewers_jobs_and_chat_problems_are_reported() {
     refused(
         "{effect = 'job', status = 'done', id = '/i', set = {error = ''}}",
         ".set.error",
-        "not at the whole",
+        "not to the whole body",
     );
     refused("{effect = 'chat'}", ".id", "is missing");
     refused(
@@ -798,7 +798,7 @@ fn wait_is_at_most_thirty_seconds() {
     for wrong in ["'31s'", "'1h'", "'0s'", "'5'", "5", "true"] {
         refused(&format!("wait = {wrong}"), ".wait", "at most 30s");
     }
-    assert!(acme("wait = false\nlimits = false").enabled, "switched off is as good as absent");
+    assert!(acme("wait = false\nlimits = false").enabled, "false counts as absent");
 }
 
 #[test]

@@ -75,7 +75,7 @@ fn alias_resolves_to_its_platform() {
     let registry = load("[platforms.acme]\nsecrets = 'env:A'\naliases = ['acme-live']");
     assert_eq!(registry.get("streaming").unwrap().name.as_str(), "mux");
     assert_eq!(registry.get("acme-live").unwrap().name.as_str(), "acme");
-    for unknown in ["", "Mux", "mux ", "nobody", "../mux", "unnamed"] {
+    for unknown in ["", "Mux", "mux ", "unknown", "../mux", "unnamed"] {
         assert!(registry.get(unknown).is_none(), "{unknown}");
     }
 }
@@ -142,7 +142,7 @@ fn mux_matches_its_documentation() {
             matches!(&spec.effect, Effect::Recording { state, .. } if *state == expected),
             "{spec:?}"
         );
-        assert_eq!(spec.live_stream_id, None, "an asset's stream is what the event section says");
+        assert_eq!(spec.live_stream_id, None, "assets use the event section");
     }
     assert_eq!(mux.event.live_stream_id, ["/data/live_stream_id".parse().unwrap()]);
 }
@@ -223,7 +223,7 @@ fn realcast_matches_its_documentation() {
         (MissingSession::Create, SessionScope::Own)
     );
     assert_eq!(realcast.busy_status, Some(503));
-    assert!(realcast.event.id.is_empty(), "an unsigned header never decides identity");
+    assert!(realcast.event.id.is_empty(), "an unsigned header is not an id");
     assert_eq!(realcast.event.delivery_id, [Locator::Header("x-realcast-webhook-id".to_owned())]);
     assert_eq!(realcast.event.session, ["/data/stream_id".parse().unwrap()]);
     let mut types: Vec<_> = realcast.effects.keys().map(String::as_str).collect();
@@ -424,7 +424,7 @@ fn bundled_platform_can_be_partly_overridden() {
         idle.effect,
         Effect::SessionStatus { status: SessionStatus::Ended, set: Vec::new(), data: Vec::new() }
     );
-    assert!(idle.live_stream_id.is_some(), "what was not overridden stays");
+    assert!(idle.live_stream_id.is_some(), "other keys stay");
     assert_eq!(registry.iter().filter(|platform| platform.name.as_str() == "mux").count(), 1);
 }
 
@@ -480,7 +480,7 @@ fn invalid_platform_names_are_refused() {
 
 #[test]
 fn platforms_sharing_a_name_are_refused() {
-    let clash = |text: &str| {
+    let conflict = |text: &str| {
         let found = problems(text);
         assert_eq!(found.len(), 1, "{text}: {found:?}");
         found[0].clone()
@@ -488,22 +488,22 @@ fn platforms_sharing_a_name_are_refused() {
     let acme = "[platforms.acme]\nsecrets = 'env:A'\n";
     let key = "p.toml: platforms.acme: ";
     for other in ["mux", "streaming", "generic"] {
-        let found = clash(&format!("{acme}aliases = ['{other}']"));
+        let found = conflict(&format!("{acme}aliases = ['{other}']"));
         assert!(
             found.starts_with(&format!("{key}the name {other} belongs to the platform ")),
             "{found}"
         );
     }
-    let found = clash(&format!("{acme}aliases = ['b']\n[platforms.b]\nsecrets = 'env:B'"));
+    let found = conflict(&format!("{acme}aliases = ['b']\n[platforms.b]\nsecrets = 'env:B'"));
     assert_eq!(found, "p.toml: platforms.acme: the name b belongs to the platform b too");
-    clash(&format!("{acme}aliases = ['x']\n[platforms.b]\nsecrets = 'env:B'\naliases = ['x']"));
-    let found = clash("[platforms.streaming]\nsecrets = 'env:A'");
+    conflict(&format!("{acme}aliases = ['x']\n[platforms.b]\nsecrets = 'env:B'\naliases = ['x']"));
+    let found = conflict("[platforms.streaming]\nsecrets = 'env:A'");
     assert_eq!(
         found,
         "p.toml: platforms.streaming: the name streaming belongs to the platform mux too"
     );
-    clash(&format!("{acme}aliases = ['x', 'x']"));
-    clash(&format!("{acme}aliases = ['acme']"));
+    conflict(&format!("{acme}aliases = ['x', 'x']"));
+    conflict(&format!("{acme}aliases = ['acme']"));
     // Mux gives up the name.
     assert!(
         load("[platforms.mux]\naliases = []\n[platforms.streaming]\nsecrets = 'env:A'")
@@ -660,8 +660,7 @@ fn example_platforms_file_loads() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/platforms.example.toml");
     let registry = Registry::load(Some(&path)).unwrap_or_else(|problems| panic!("{problems:#?}"));
     assert_eq!(registry.get("acme-live").unwrap().name.as_str(), "acme");
-    // Commented-out definitions must load too. Explanations have a blank after the mark and no
-    // equals sign.
+    // Lines that start with `#~ ` are commented-out definitions, which must load too.
     let text = std::fs::read_to_string(&path).unwrap();
     let all: String = text
         .lines()

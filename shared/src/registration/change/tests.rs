@@ -17,7 +17,7 @@ fn sealer(keys: &[u8]) -> Sealer {
     )
 }
 
-fn asked(more: Value) -> Registration {
+fn registration(more: Value) -> Registration {
     let mut body = json!({"platform": "shop"});
     body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     Registration::read(body.to_string().as_bytes(), &Registry::load(None).unwrap()).unwrap()
@@ -45,7 +45,7 @@ fn new(secret: &str) -> (String, Option<Millis>) {
 }
 
 fn after(before: Option<&RegistrationRecord>, more: Value, now: Millis) -> RegistrationRecord {
-    updated_record(&asked(more), before, &sealer(&[1]), now).unwrap()
+    updated_record(&registration(more), before, &sealer(&[1]), now).unwrap()
 }
 
 #[test]
@@ -60,14 +60,14 @@ fn old_secret_stays_valid_for_its_lifetime() {
     assert_eq!(
         valid(&third, &[1]),
         [new("three"), old("two", NOW + 6 + 900_000), old("one", NOW + 6 + 900_000)],
-        "no secret outlives what was said last"
+        "the last lifetime applies to all old secrets"
     );
     let longer =
         after(Some(&third), json!({"secret": "four", "old_secret_expires_in": "7d"}), NOW + 7);
     assert_eq!(
         valid(&longer, &[1])[2],
         old("two", NOW + 6 + 900_000),
-        "and none is given time again"
+        "an expiry is never extended"
     );
     let at_once =
         after(Some(&longer), json!({"secret": "five", "old_secret_expires_in": "0s"}), NOW + 8);
@@ -83,13 +83,17 @@ fn same_secret_again_ends_no_other_secret() {
         NOW + 1,
     );
     assert_eq!(valid(&again, &[1]), [new("one")]);
-    assert_eq!(again.definition, *json!({"rate_limit": 5}).as_object().unwrap(), "replaced whole");
-    let second = after(Some(&first), json!({"secret": "two"}), NOW);
-    let back = after(Some(&second), json!({"secret": "one"}), NOW);
     assert_eq!(
-        valid(&back, &[1]),
+        again.definition,
+        *json!({"rate_limit": 5}).as_object().unwrap(),
+        "the definition is replaced as a whole"
+    );
+    let second = after(Some(&first), json!({"secret": "two"}), NOW);
+    let swapped = after(Some(&second), json!({"secret": "one"}), NOW);
+    assert_eq!(
+        valid(&swapped, &[1]),
         [new("one"), old("two", NOW + 86_400_000)],
-        "an old one is the new one now"
+        "an old secret may become the new one"
     );
 }
 
@@ -108,26 +112,30 @@ fn valid_secrets_are_bounded() {
         record = after(Some(&record), json!({"secret": n.to_string()}), NOW);
     }
     assert_eq!(record.secrets.len(), MAX_SECRETS);
-    let one_more = |more| updated_record(&asked(more), Some(&record), &sealer(&[1]), NOW);
+    let one_more = |more| updated_record(&registration(more), Some(&record), &sealer(&[1]), NOW);
     assert!(matches!(one_more(json!({"secret": "x"})), Err(RegistrationError::Secrets)));
     assert!(one_more(json!({"secret": "x", "old_secret_expires_in": "0s"})).is_ok());
-    assert!(one_more(json!({"secret": "0"})).is_ok(), "it is one of them");
+    assert!(one_more(json!({"secret": "0"})).is_ok(), "the secret is one of the valid ones");
 }
 
 #[test]
 fn new_sealing_key_reseals_old_secrets() {
     let first = after(None, json!({"secret": "one"}), NOW);
-    let second =
-        updated_record(&asked(json!({"secret": "two"})), Some(&first), &sealer(&[2, 1]), NOW)
-            .unwrap();
-    assert_eq!(valid(&second, &[2]).len(), 2, "the old key is not needed any more");
+    let second = updated_record(
+        &registration(json!({"secret": "two"})),
+        Some(&first),
+        &sealer(&[2, 1]),
+        NOW,
+    )
+    .unwrap();
+    assert_eq!(valid(&second, &[2]).len(), 2, "the old key is no longer needed");
     // Without the old key the secret stays until it expires, since another process may have the
     // key.
-    let blind =
-        updated_record(&asked(json!({"secret": "three"})), Some(&first), &sealer(&[3]), NOW)
+    let without_old_key =
+        updated_record(&registration(json!({"secret": "three"})), Some(&first), &sealer(&[3]), NOW)
             .unwrap();
-    assert_eq!(blind.secrets[1].expires_at_ms, Some(NOW + 86_400_000));
-    assert!(sealer(&[1]).open(&name(), &blind.secrets[1]).is_ok());
+    assert_eq!(without_old_key.secrets[1].expires_at_ms, Some(NOW + 86_400_000));
+    assert!(sealer(&[1]).open(&name(), &without_old_key.secrets[1]).is_ok());
 }
 
 #[test]
@@ -147,16 +155,17 @@ fn secret_unfit_for_the_new_definition_is_dropped() {
 fn removed_platform_is_registered_as_new() {
     let mut gone = after(None, json!({"secret": "one"}), NOW);
     gone.state = RegistrationState::Draining;
-    let anew = after(Some(&gone), json!({"secret": "two"}), NOW + 9);
-    assert_eq!(valid(&anew, &[1]), [new("two")]);
+    let registered = after(Some(&gone), json!({"secret": "two"}), NOW + 9);
+    assert_eq!(valid(&registered, &[1]), [new("two")]);
     assert_eq!(
-        (anew.state, anew.draining_since, anew.registered_at),
+        (registered.state, registered.draining_since, registered.registered_at),
         (RegistrationState::Active, None, NOW + 9)
     );
 }
 
 #[test]
 fn secret_without_a_sealing_key_is_refused() {
-    let refused = updated_record(&asked(json!({"secret": "one"})), None, &Sealer::default(), NOW);
+    let refused =
+        updated_record(&registration(json!({"secret": "one"})), None, &Sealer::default(), NOW);
     assert!(matches!(refused, Err(RegistrationError::NoKey)));
 }

@@ -89,11 +89,11 @@ fn registered_secret_verifies_with_and_without_padding() {
     let pasted = [("\"new\"\n", None), ("old", Some(NOW + 1))];
     let mut builder = builder();
     assert_eq!(count(&builder.build(shop(json!({}), &pasted), NOW), "shop"), 3);
-    assert_eq!(count(&builder.rebuild(NOW + 1), "shop"), 2, "both forms of the one that stays");
+    assert_eq!(count(&builder.rebuild(NOW + 1), "shop"), 2, "both forms of the remaining secret");
     let standard = shop(json!({"preset": "standard-webhooks"}), &[("v1,whsec_AAECAw\n", None)]);
     assert_eq!(count(&builder.build(standard, NOW), "shop"), 1);
     let nothing = builder.build(shop(json!({}), &[("\"\"", None)]), NOW);
-    assert_eq!(count(&nothing, "shop"), 0, "an empty secret is none");
+    assert_eq!(count(&nothing, "shop"), 0, "an empty secret gives no key");
 }
 
 #[test]
@@ -103,9 +103,9 @@ fn expired_secret_verifies_nothing() {
     assert_eq!(
         count(&builder.build(with(NOW), NOW), "shop"),
         1,
-        "expired at the moment of building"
+        "a secret has expired at its instant"
     );
-    assert_eq!(builder.next_expiry(), None, "nothing is left that could expire");
+    assert_eq!(builder.next_expiry(), None, "no valid secret expires");
     let before = builder.build(with(NOW + 500), NOW);
     assert_eq!(count(&before, "shop"), 2);
     assert_eq!(builder.next_expiry(), Some(NOW + 500));
@@ -115,7 +115,7 @@ fn expired_secret_verifies_nothing() {
     let all_gone = builder.build(shop(json!({}), &[("only", Some(NOW))]), NOW);
     assert!(
         all_gone.registry.get("shop").is_some() && !all_gone.keys.contains_key("shop"),
-        "not configured"
+        "an expired secret leaves no keys"
     );
 }
 
@@ -129,7 +129,7 @@ fn unchanged_platforms_keep_their_arc() {
     let platform = |snapshot: &Snapshot| Arc::clone(snapshot.registry.get("shop").unwrap());
     assert!(Arc::ptr_eq(&platform(&first), &platform(&same)));
     assert!(Arc::ptr_eq(&first.keys["shop"], &same.keys["shop"]));
-    assert!(Arc::ptr_eq(&platform(&first), &platform(&rotated)), "the definition is the same");
+    assert!(Arc::ptr_eq(&platform(&first), &platform(&rotated)), "only the secrets changed");
     assert!(!Arc::ptr_eq(&first.keys["shop"], &rotated.keys["shop"]));
     assert!(!Arc::ptr_eq(&platform(&first), &platform(&changed)));
     let acme = |snapshot: &Snapshot| Arc::clone(snapshot.registry.get("acme").unwrap());
@@ -143,29 +143,29 @@ fn pause_overrides_any_definition_until_removed() {
         paused: of.iter().map(|(of, on)| (name(of), *on)).collect(),
         ..shop(json!({"paused": true}), &[])
     };
-    let is = |snapshot: &Snapshot, of: &str| snapshot.registry.get(of).unwrap().paused;
+    let is_paused = |snapshot: &Snapshot, of: &str| snapshot.registry.get(of).unwrap().paused;
     let none = builder.build(paused(&[]), NOW);
-    assert!(is(&none, "shop") && !is(&none, "acme"));
-    let both = builder.build(paused(&[("shop", false), ("acme", true), ("nobody", true)]), NOW);
-    assert!(!is(&both, "shop") && is(&both, "acme"));
+    assert!(is_paused(&none, "shop") && !is_paused(&none, "acme"));
+    let both = builder.build(paused(&[("shop", false), ("acme", true), ("unknown", true)]), NOW);
+    assert!(!is_paused(&both, "shop") && is_paused(&both, "acme"));
     let again = builder.build(paused(&[("shop", false), ("acme", true)]), NOW);
     assert!(Arc::ptr_eq(both.registry.get("acme").unwrap(), again.registry.get("acme").unwrap()));
-    let over = builder.build(paused(&[]), NOW);
-    assert!(Arc::ptr_eq(none.registry.get("acme").unwrap(), over.registry.get("acme").unwrap()));
+    let removed = builder.build(paused(&[]), NOW);
+    assert!(Arc::ptr_eq(none.registry.get("acme").unwrap(), removed.registry.get("acme").unwrap()));
 }
 
 #[test]
 fn unusable_records_are_listed_and_the_others_load() {
     let mut builder = builder();
     let newer_version = br#"{"v":2,"definition":{"aliases":["new-shop"]}}"#.to_vec();
-    let unsound = record(json!({"rate_limit": 0, "aliases": "corner"}), &[("a", None)]).to_json();
+    let invalid = record(json!({"rate_limit": 0, "aliases": "corner"}), &[("a", None)]).to_json();
     let taken = record(json!({}), &[("a", None)]).to_json();
     let good = record(json!({}), &[]).to_json();
     let records = [
         ("later", newer_version),
-        ("unsound", unsound),
+        ("unsound", invalid),
         ("acme", taken),
-        ("nonsense", b"{".to_vec()),
+        ("malformed", b"{".to_vec()),
         ("good", good),
     ];
     let snapshot = builder.build(picture(&records), NOW);
@@ -173,16 +173,16 @@ fn unusable_records_are_listed_and_the_others_load() {
     assert_eq!(
         snapshot.registry.get("acme").unwrap().source,
         PlatformSource::File,
-        "the file comes first"
+        "the file takes precedence"
     );
-    assert!(!snapshot.keys.contains_key("acme"), "and its secrets");
-    let aside: Vec<_> = snapshot.unusable.keys().map(String::as_str).collect();
-    assert_eq!(aside, ["acme", "corner", "later", "new-shop", "nonsense", "unsound"]);
+    assert!(!snapshot.keys.contains_key("acme"), "its secrets are not used either");
+    let unusable: Vec<_> = snapshot.unusable.keys().map(String::as_str).collect();
+    assert_eq!(unusable, ["acme", "corner", "later", "malformed", "new-shop", "unsound"]);
     assert_eq!(snapshot.unusable["new-shop"], name("later"));
     assert_eq!(snapshot.newer_version, BTreeSet::from([name("later")]));
     assert_eq!(builder.told.len(), 4);
-    let mended = builder.build(picture(&[]), NOW);
-    assert!(mended.unusable.is_empty() && builder.told.is_empty());
+    let repaired = builder.build(picture(&[]), NOW);
+    assert!(repaired.unusable.is_empty() && builder.told.is_empty());
 }
 
 #[test]
@@ -191,7 +191,7 @@ fn platform_with_sealed_secret_has_no_keys() {
     let snapshot = strict.build(shop(json!({}), &[("a", None)]), NOW);
     assert!(snapshot.registry.get("shop").is_some() && snapshot.unusable.is_empty());
     assert!(!snapshot.keys.contains_key("shop"));
-    assert!(strict.told[&name("shop")].contains("plain text"), "{:?}", strict.told);
+    assert!(strict.told[&name("shop")].contains("plain-text"), "{:?}", strict.told);
     // One of two secrets cannot be opened: the other still verifies. An expired one is not
     // reported.
     let mut half = record(json!({}), &[("a", None)]);

@@ -47,13 +47,13 @@ fn registered_platform_starts_from_a_preset() {
     for of in ["shop", "store"] {
         assert!(Arc::ptr_eq(all.get(of).unwrap(), &shop));
     }
-    assert!(base().get("shop").is_none(), "what it is laid over does not change");
+    assert!(base().get("shop").is_none(), "the base does not change");
     let env =
         crate::config::Env::from_pairs([("A", "x"), ("STREAMING_WEBHOOK_SIGNING_SECRET", "x")]);
     let resolved = all.resolve(&env).unwrap();
     assert!(
         resolved.contains_key("acme") && !resolved.contains_key("shop"),
-        "what is registered has no references"
+        "registered platforms have no secret references"
     );
 }
 
@@ -87,10 +87,10 @@ fn registered_platform_problems_name_their_keys() {
 
 #[test]
 fn registered_platform_takes_no_existing_name() {
-    let refusal =
+    let conflict =
         |of: &str, definition: &str| merged(&[compile_registered(of, definition)]).1.remove(0).1;
-    assert_eq!(refusal("acme", ""), NameConflict::File(name("acme")));
-    assert_eq!(refusal("mux", ""), NameConflict::File(name("mux")));
+    assert_eq!(conflict("acme", ""), NameConflict::File(name("acme")));
+    assert_eq!(conflict("mux", ""), NameConflict::File(name("mux")));
     for (of, definition, taken, owner) in [
         ("acme-live", "", "acme-live", "acme"),
         ("streaming", "", "streaming", "mux"),
@@ -98,7 +98,7 @@ fn registered_platform_takes_no_existing_name() {
         ("shop", "aliases = ['github']", "github", "github"),
     ] {
         assert_eq!(
-            refusal(of, definition),
+            conflict(of, definition),
             NameConflict::Name { name: name(taken), owner: name(owner) },
             "{of}"
         );
@@ -109,7 +109,7 @@ fn registered_platform_takes_no_existing_name() {
         compile_registered("x", ""),
     ];
     let (all, refused) = merged(&shops);
-    assert_eq!(all.get("x").unwrap().name.as_str(), "a", "who came first keeps it");
+    assert_eq!(all.get("x").unwrap().name.as_str(), "a", "the first one keeps the name");
     assert_eq!(refused.len(), 2);
     assert!(all.get("b").is_none());
 }
@@ -126,7 +126,7 @@ fn bundled_platform_is_replaced_and_restored() {
     assert_eq!(
         without.get("github").unwrap().source,
         PlatformSource::Registered,
-        "what it is laid over stays"
+        "the base keeps its platforms"
     );
     assert_eq!(merged(&[]).0.get("github").unwrap().source, PlatformSource::Bundled);
 }
@@ -148,7 +148,7 @@ fn registered_platforms_are_bounded() {
     let (all, refused) = merged(&many);
     // Two platforms are in the file.
     assert_eq!(
-        refused.iter().map(|(_, clash)| clash).collect::<Vec<_>>(),
+        refused.iter().map(|(_, conflict)| conflict).collect::<Vec<_>>(),
         [&NameConflict::TooMany; 2]
     );
     assert_eq!(
@@ -158,7 +158,7 @@ fn registered_platforms_are_bounded() {
     assert_eq!(
         all.check_conflicts(&compile_registered("shop-0", "rate_limit = 5")),
         Ok(()),
-        "it is there already"
+        "a replacement does not count"
     );
 }
 
