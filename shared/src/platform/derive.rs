@@ -42,7 +42,7 @@ pub enum EditError {
     Schema(#[from] PayloadError),
 }
 
-/// Derives the fields of an event of `platform` from its edited `body`. `was` holds the fields
+/// Derives the fields of an event of `platform` from its edited `body`. `before` holds the fields
 /// before the edit.
 ///
 /// # Errors
@@ -50,27 +50,27 @@ pub enum EditError {
 pub fn derive(
     platform: &Platform,
     body: &[u8],
-    was: &DerivedFields,
+    before: &DerivedFields,
     received_at: Millis,
 ) -> Result<DerivedFields, EditError> {
     let text = json::text(body);
     let document = Document::parse_text(&text)?;
-    let usable = |locator: &Locator| match locator {
-        Locator::Header(_) => Some(&was.event_type).filter(|kind| is_type(kind)).cloned(),
+    let find_type = |locator: &Locator| match locator {
+        Locator::Header(_) => Some(&before.event_type).filter(|kind| is_type(kind)).cloned(),
         Locator::Body(at) => {
             document.find(at)?.as_text().filter(|text| is_type(text)).map(|text| text.into_owned())
         }
     };
-    let event_type = platform.event.kind.iter().find_map(usable).ok_or(EditError::Type)?;
+    let event_type = platform.event.kind.iter().find_map(find_type).ok_or(EditError::Type)?;
     for pointer in &platform.event.platform {
         if document.find(pointer).is_some_and(|node| platform.is_other_platform(node)) {
             return Err(EditError::Platform(pointer.to_string()));
         }
     }
     platform.schemas.check(&event_type, text.as_bytes())?;
-    let nodes = platform.event.time.iter().filter_map(|locator| present(locator, &document));
-    let occurred_at = if was_in_a_header(&platform.event.time, &document) {
-        was.occurred_at
+    let nodes = platform.event.time.iter().filter_map(|locator| body_value(locator, &document));
+    let occurred_at = if came_from_header(&platform.event.time, &document) {
+        before.occurred_at
     } else {
         time::read_first(nodes.map(JsonNode::as_text), platform.event.time_zone)
             .clamped(received_at)
@@ -90,7 +90,7 @@ impl Platform {
 }
 
 /// Returns the value in the body at `locator`, or `None` for null and for a header.
-fn present<'n, 'b>(locator: &Locator, document: &'n Document<'b>) -> Option<&'n JsonNode<'b>> {
+fn body_value<'n, 'b>(locator: &Locator, document: &'n Document<'b>) -> Option<&'n JsonNode<'b>> {
     match locator {
         Locator::Body(pointer) => document.find(pointer).filter(|node| !node.is_null()),
         Locator::Header(_) => None,
@@ -99,9 +99,9 @@ fn present<'n, 'b>(locator: &Locator, document: &'n Document<'b>) -> Option<&'n 
 
 /// Returns true if the value came from a header: no locator before the header finds a value in the
 /// body.
-fn was_in_a_header(locators: &[Locator], document: &Document<'_>) -> bool {
+fn came_from_header(locators: &[Locator], document: &Document<'_>) -> bool {
     let first = locators.iter().find(|locator| {
-        matches!(locator, Locator::Header(_)) || present(locator, document).is_some()
+        matches!(locator, Locator::Header(_)) || body_value(locator, document).is_some()
     });
     matches!(first, Some(Locator::Header(_)))
 }
@@ -121,8 +121,8 @@ mod tests {
 
     fn derived(platform: &str, body: &str) -> Result<DerivedFields, EditError> {
         let registry = Registry::from_text("test", "").unwrap();
-        let was = DerivedFields { event_type: "before".to_owned(), occurred_at: 5 };
-        derive(registry.get(platform).unwrap(), body.as_bytes(), &was, RECEIVED)
+        let before = DerivedFields { event_type: "before".to_owned(), occurred_at: 5 };
+        derive(registry.get(platform).unwrap(), body.as_bytes(), &before, RECEIVED)
     }
 
     #[test]
@@ -152,11 +152,11 @@ mod tests {
         let toml = "[platforms.acme]\nsecrets = ['env:A']\n\
                     event = { type = '/kind', time = '/at', time_zone = '+02:00' }";
         let registry = Registry::from_text("test", toml).unwrap();
-        let was = DerivedFields { event_type: "before".to_owned(), occurred_at: 5 };
+        let before = DerivedFields { event_type: "before".to_owned(), occurred_at: 5 };
         for at in ["2026-01-01T01:00:00", "2025-12-31T23:00:00Z", "20260101010000"] {
             let body = format!(r#"{{"kind":"up","at":"{at}"}}"#);
             let found =
-                derive(registry.get("acme").unwrap(), body.as_bytes(), &was, RECEIVED).unwrap();
+                derive(registry.get("acme").unwrap(), body.as_bytes(), &before, RECEIVED).unwrap();
             assert_eq!(found.occurred_at, RECEIVED - 3_600_000, "{at}");
         }
     }
@@ -184,10 +184,10 @@ mod tests {
         let toml = "[platforms.acme]\nsecrets = ['env:A']\n\
                     event = { type = ['/kind', '/event'], time = '/at' }";
         let registry = Registry::from_text("test", toml).unwrap();
-        let was = DerivedFields { event_type: "before".to_owned(), occurred_at: 5 };
+        let before = DerivedFields { event_type: "before".to_owned(), occurred_at: 5 };
         for kind in ["{}", "\"\"", "null", "\"a\\u0000\""] {
             let body = format!(r#"{{"kind":{kind},"event":"up"}}"#);
-            let found = derive(registry.get("acme").unwrap(), body.as_bytes(), &was, RECEIVED);
+            let found = derive(registry.get("acme").unwrap(), body.as_bytes(), &before, RECEIVED);
             assert_eq!(found.unwrap().event_type, "up", "{kind}");
         }
     }

@@ -67,7 +67,7 @@ impl Registry {
     /// # Errors
     /// Returns all problems of the file.
     pub fn load(platforms_file: Option<&Path>) -> Result<Self, Vec<Problem>> {
-        sound(Self::read(platforms_file)?)
+        require_valid(Self::read(platforms_file)?)
     }
 
     /// Combines [`load`](Self::load) and [`resolve`](Self::resolve). A problem of one definition
@@ -85,7 +85,7 @@ impl Registry {
             HashMap::new()
         });
         problems.extend(registry.verify_tokens(env).err().unwrap_or_default());
-        Ok((sound((registry, problems))?, resolved))
+        Ok((require_valid((registry, problems))?, resolved))
     }
 
     fn read(platforms_file: Option<&Path>) -> Result<(Self, Vec<Problem>), Vec<Problem>> {
@@ -104,7 +104,7 @@ impl Registry {
     /// Returns all problems, with `file` as the place.
     pub fn from_text(file: &str, text: &str) -> Result<Self, Vec<Problem>> {
         let table = parse(text).map_err(|reason| vec![Problem::new(file, reason)])?;
-        sound(Self::assemble(file, table, None)?)
+        require_valid(Self::assemble(file, table, None)?)
     }
 
     /// Assembles the valid definitions and returns the problems of the others.
@@ -116,11 +116,11 @@ impl Registry {
         let report = ProblemReport::new(file);
         let bundled = Bundled::parse()?;
         let mut loader = Loader { report: &report, folder, bundled: &bundled, entries: Vec::new() };
-        loader.user(table);
-        loader.rest();
+        loader.add_user_platforms(table);
+        loader.add_other_bundled();
         let entries = loader.entries;
         let by_name = by_name(&entries, &report);
-        let sessions = reserved()?;
+        let sessions = compile_reserved()?;
         let mut problems = report.into_problems();
         problems.sort();
         let (sessions, bundled) = (Arc::new(sessions), Arc::new(bundled));
@@ -222,7 +222,7 @@ impl Registry {
     }
 }
 
-fn sound((registry, problems): (Registry, Vec<Problem>)) -> Result<Registry, Vec<Problem>> {
+fn require_valid((registry, problems): (Registry, Vec<Problem>)) -> Result<Registry, Vec<Problem>> {
     if problems.is_empty() { Ok(registry) } else { Err(problems) }
 }
 
@@ -276,7 +276,7 @@ impl Bundled {
     }
 
     /// Merges the user's definition into its own bundled definition or its preset.
-    fn laid(&self, name: &str, key: &str, table: Table, report: &ProblemReport) -> Option<Table> {
+    fn merged(&self, name: &str, key: &str, table: Table, report: &ProblemReport) -> Option<Table> {
         let own = self.get(name);
         let preset = match table.get("preset") {
             None => bundled::DEFAULT_PRESET,
@@ -303,7 +303,7 @@ struct Loader<'a> {
 
 impl Loader<'_> {
     /// Adds the platforms of the user's file.
-    fn user(&mut self, mut table: Table) {
+    fn add_user_platforms(&mut self, mut table: Table) {
         let platforms = match table.remove("platforms") {
             None => Table::new(),
             Some(Value::Table(platforms)) => platforms,
@@ -320,11 +320,11 @@ impl Loader<'_> {
             return self.report.add("platforms", format!("must be at most {MAX_PLATFORMS}"));
         }
         for (name, value) in platforms {
-            self.one(&name, value);
+            self.add_user_platform(&name, value);
         }
     }
 
-    fn one(&mut self, name: &str, value: Value) {
+    fn add_user_platform(&mut self, name: &str, value: Value) {
         let key = child("platforms", name);
         let parsed =
             definition::platform_name(name).map_err(|reason| self.report.add(&key, reason));
@@ -334,7 +334,7 @@ impl Loader<'_> {
                 .add(&key, "must be a table; `enabled = false` switches a platform off");
         };
         let own_secrets = ["secrets", "credentials"].iter().any(|kind| table.contains_key(*kind));
-        let Some(table) = self.bundled.laid(name, &key, table, self.report) else { return };
+        let Some(table) = self.bundled.merged(name, &key, table, self.report) else { return };
         // An invalid name is already reported. The stand-in lets the rest of the definition be
         // checked too.
         let name = parsed.or_else(|()| PlatformName::new("unnamed"));
@@ -347,7 +347,7 @@ impl Loader<'_> {
     }
 
     /// Adds the bundled platforms that the user's file does not name.
-    fn rest(&mut self) {
+    fn add_other_bundled(&mut self) {
         let named: Vec<_> = self.entries.iter().map(|entry| entry.platform.name.clone()).collect();
         for (name, table) in &self.bundled.0 {
             let Ok(name) = PlatformName::new(name) else { continue };
@@ -370,7 +370,7 @@ impl Loader<'_> {
     }
 }
 
-fn reserved() -> Result<Platform, Vec<Problem>> {
+fn compile_reserved() -> Result<Platform, Vec<Problem>> {
     let report = ProblemReport::new("the reserved platform");
     let table = bundled::parse(bundled::SESSIONS).map_err(|error| report.add("", error.message()));
     let name = PlatformName::new(PlatformName::SESSIONS)

@@ -83,7 +83,7 @@ impl Schemas {
             Err(_) => return Err(PayloadError::NotJson),
         };
         for validator in self.all.iter().chain(typed) {
-            validator.validate(&body).map_err(|error| refusal(&error))?;
+            validator.validate(&body).map_err(|error| violation(&error))?;
         }
         Ok(())
     }
@@ -96,11 +96,14 @@ pub(super) fn compile(schema: &Value) -> Result<Validator, String> {
         .with_pattern_options(PatternOptions::regex())
         .build(schema)
         .map_err(|error| {
-            format!("not a JSON Schema: {error} (at {})", named(error.instance_path().as_str()))
+            format!(
+                "not a JSON Schema: {error} (at {})",
+                display_path(error.instance_path().as_str())
+            )
         })
 }
 
-fn named(path: &str) -> String {
+fn display_path(path: &str) -> String {
     let mut path = if path.is_empty() { "/".to_owned() } else { path.to_owned() };
     if path.len() > MAX_PATH_BYTES {
         path.truncate(path.floor_char_boundary(MAX_PATH_BYTES));
@@ -109,28 +112,28 @@ fn named(path: &str) -> String {
     path
 }
 
-fn refusal(error: &ValidationError<'_>) -> PayloadError {
+fn violation(error: &ValidationError<'_>) -> PayloadError {
     let path = error.instance_path().as_str();
     match error.kind() {
         ValidationErrorKind::Required { property } => {
             let property =
                 property.as_str().unwrap_or_default().replace('~', "~0").replace('/', "~1");
             PayloadError::Violated {
-                path: named(&format!("{path}/{property}")),
+                path: display_path(&format!("{path}/{property}")),
                 rule: "is required".to_owned(),
             }
         }
         ValidationErrorKind::Type { kind } => {
-            PayloadError::Violated { path: named(path), rule: of_type(kind) }
+            PayloadError::Violated { path: display_path(path), rule: type_rule(kind) }
         }
         kind => PayloadError::Violated {
-            path: named(path),
+            path: display_path(path),
             rule: format!("violates `{}` of the schema", kind.keyword()),
         },
     }
 }
 
-fn of_type(kind: &TypeKind) -> String {
+fn type_rule(kind: &TypeKind) -> String {
     let names: Vec<String> = match kind {
         TypeKind::Single(one) => vec![one.to_string()],
         TypeKind::Multiple(several) => several.iter().map(|one| one.to_string()).collect(),
@@ -150,7 +153,7 @@ mod tests {
         Schemas::new(Some(compile(&all).unwrap()), HashMap::new())
     }
 
-    fn unmet(schemas: &Schemas, body: &str) -> String {
+    fn error_text(schemas: &Schemas, body: &str) -> String {
         schemas.check("any", body.as_bytes()).unwrap_err().to_string()
     }
 
@@ -173,8 +176,8 @@ mod tests {
         let schemas = schemas(
             json!({"properties": {"payload": {"required": ["a/b"]}}, "required": ["payload"]}),
         );
-        assert_eq!(unmet(&schemas, "{}"), "/payload: is required");
-        assert_eq!(unmet(&schemas, r#"{"payload": {}}"#), "/payload/a~1b: is required");
+        assert_eq!(error_text(&schemas, "{}"), "/payload: is required");
+        assert_eq!(error_text(&schemas, r#"{"payload": {}}"#), "/payload/a~1b: is required");
         assert_eq!(schemas.check("any", br#"{"payload": {"a/b": 1}}"#), Ok(()));
     }
 
@@ -197,27 +200,30 @@ mod tests {
             r#"{"hunter2": 1}"#,
         ] {
             assert!(
-                !unmet(&schemas, body).contains("hunter2"),
+                !error_text(&schemas, body).contains("hunter2"),
                 "{body}: {}",
-                unmet(&schemas, body)
+                error_text(&schemas, body)
             );
         }
-        assert_eq!(unmet(&schemas, r#"{"text": 1}"#), "/text: must be of type null or string");
+        assert_eq!(error_text(&schemas, r#"{"text": 1}"#), "/text: must be of type null or string");
         assert_eq!(
-            unmet(&schemas, r#"{"text": "abcd"}"#),
+            error_text(&schemas, r#"{"text": "abcd"}"#),
             "/text: violates `maxLength` of the schema"
         );
     }
 
     #[test]
     fn whole_body_is_named_by_a_slash() {
-        assert_eq!(unmet(&schemas(json!({"type": "object"})), "[]"), "/: must be of type object");
+        assert_eq!(
+            error_text(&schemas(json!({"type": "object"})), "[]"),
+            "/: must be of type object"
+        );
     }
 
     #[test]
     fn long_path_is_truncated() {
         let schemas = schemas(json!({"patternProperties": {"": {"type": "null"}}}));
-        let message = unmet(&schemas, &format!(r#"{{"{}": 1}}"#, "é".repeat(400)));
+        let message = error_text(&schemas, &format!(r#"{{"{}": 1}}"#, "é".repeat(400)));
         assert!(message.len() < 300, "{message}");
     }
 

@@ -40,23 +40,23 @@ pub(super) enum SecretRequirement {
 /// Resolves the keys of `platform`. Returns `Ok(None)` if there are none and none are required.
 pub(super) fn resolve(
     platform: &Platform,
-    need: SecretRequirement,
+    requirement: SecretRequirement,
     env: &Env,
     key: &str,
 ) -> Result<Option<Keys>, Vec<Problem>> {
     let mut problems = Vec::new();
     let mut missing = Vec::new();
-    let mut look = SecretLookup { env, key, problems: &mut problems, missing: &mut missing };
+    let mut lookup = SecretLookup { env, key, problems: &mut problems, missing: &mut missing };
     let keys = match &platform.secrets {
         SecretRefs::Secrets(list) => {
-            Keys::Secrets(list.iter().flat_map(|one| look.secret(platform, one)).collect())
+            Keys::Secrets(list.iter().flat_map(|one| lookup.secret(platform, one)).collect())
         }
-        SecretRefs::Credentials(list) => {
-            Keys::Credentials(list.iter().flat_map(|one| look.credential(platform, one)).collect())
-        }
+        SecretRefs::Credentials(list) => Keys::Credentials(
+            list.iter().flat_map(|one| lookup.credential(platform, one)).collect(),
+        ),
     };
-    if need == SecretRequirement::All
-        || (need == SecretRequirement::Any && keys.is_empty() && problems.is_empty())
+    if requirement == SecretRequirement::All
+        || (requirement == SecretRequirement::Any && keys.is_empty() && problems.is_empty())
     {
         problems
             .extend(missing.iter().map(|one| Problem::new(key, format_args!("{one} is not set"))));
@@ -75,14 +75,14 @@ pub(super) fn verify_token(
 ) -> Result<Option<Secret>, Vec<Problem>> {
     let Some(Handshake::Meta { verify_token }) = &platform.handshake else { return Ok(None) };
     let (mut problems, mut missing) = (Vec::new(), Vec::new());
-    let mut look = SecretLookup { env, key, problems: &mut problems, missing: &mut missing };
-    let token = look.text(verify_token).and_then(|text| {
+    let mut lookup = SecretLookup { env, key, problems: &mut problems, missing: &mut missing };
+    let token = lookup.text(verify_token).and_then(|text| {
         let Some(text) = text else {
-            look.problem(format!("{verify_token} is not set"));
+            lookup.problem(format!("{verify_token} is not set"));
             return None;
         };
         let decoded = Secret::decode(text.clean(), SecretEncoding::Utf8);
-        decoded.map_err(|reason| look.problem(format!("{verify_token} {reason}"))).ok()
+        decoded.map_err(|reason| lookup.problem(format!("{verify_token} {reason}"))).ok()
     });
     if problems.is_empty() { Ok(token) } else { Err(problems) }
 }
@@ -116,14 +116,14 @@ impl SecretLookup<'_> {
                 self.missing.extend([pair.key.clone(), pair.secret.clone()]);
                 Vec::new()
             }
-            (Some(Some(_)), Some(None)) => self.half(&pair.key, &pair.secret),
-            (Some(None), Some(Some(_))) => self.half(&pair.secret, &pair.key),
+            (Some(Some(_)), Some(None)) => self.report_half_pair(&pair.key, &pair.secret),
+            (Some(None), Some(Some(_))) => self.report_half_pair(&pair.secret, &pair.key),
             (None, _) | (_, None) => Vec::new(),
         }
     }
 
-    fn half(&mut self, there: &SecretRef, missing: &SecretRef) -> Vec<Credential> {
-        self.problem(format!("{there} is set, but {missing} is not"));
+    fn report_half_pair(&mut self, present: &SecretRef, missing: &SecretRef) -> Vec<Credential> {
+        self.problem(format!("{present} is set, but {missing} is not"));
         Vec::new()
     }
 
@@ -146,23 +146,21 @@ impl SecretLookup<'_> {
                     .lookup_text(name)
                     .map_err(|problem| self.problems.push(problem))
                     .ok()?;
-                Some(found.map(|(text, from)| self.remarked(text, &from)))
+                Some(found.map(|(text, from)| self.warn_surroundings(text, &from)))
             }
             SecretRef::File(path) => {
                 let read = config::read_file(path)
                     .map_err(|reason| self.problem(format!("{reference} {reason}")));
-                Some(Some(
-                    self.remarked(
-                        SecretText::new(read.ok()?),
-                        &format!("{}: {reference}", self.key),
-                    ),
-                ))
+                Some(Some(self.warn_surroundings(
+                    SecretText::new(read.ok()?),
+                    &format!("{}: {reference}", self.key),
+                )))
             }
         }
     }
 
     /// Warns if white space or quotation marks surround `text`, which was read from `from`.
-    fn remarked(&self, text: SecretText, from: &str) -> SecretText {
+    fn warn_surroundings(&self, text: SecretText, from: &str) -> SecretText {
         if let Some(remark) = text.remark().filter(|_| !text.is_empty()) {
             self.env
                 .warn(from, format_args!("{remark}; requests are verified with and without it"));

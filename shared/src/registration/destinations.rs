@@ -3,8 +3,8 @@
 //! # Guarantees
 //!
 //! - Every registration with a `url` has its destination, even in a process that cannot open its
-//!   secret. There, deliveries stay queued, since nobody could verify them
-//!   (`deliveries_of_a_registration_are_not_sent_by_the_list`).
+//!   secret. There, deliveries stay queued, since the receiver could not verify them
+//!   (`worker_without_key_keeps_deliveries_and_reports_it`).
 
 use secrecy::SecretString;
 

@@ -57,18 +57,18 @@ impl Registration {
     /// # Errors
     /// Returns all problems.
     pub fn read(body: &[u8], base: &Registry) -> Result<Self, Vec<Problem>> {
-        let mut asked = RequestFields { members: members(body)?, problems: Vec::new() };
-        let name = asked.name();
-        let signing_secret = asked.signing_secret();
-        let old_secret_lifetime = asked.old_secret_lifetime();
-        let url = asked.url();
-        let RequestFields { members: definition, mut problems } = asked;
+        let mut fields = RequestFields { members: members(body)?, problems: Vec::new() };
+        let name = fields.name();
+        let signing_secret = fields.signing_secret();
+        let old_secret_lifetime = fields.old_secret_lifetime();
+        let url = fields.url();
+        let RequestFields { members: definition, mut problems } = fields;
         // A missing name is already reported. The stand-in lets the rest of the definition be
         // checked too.
         let stand_in = || PlatformName::new("unnamed").ok();
         let platform = name.clone().or_else(stand_in).and_then(|name| {
             let compiled =
-                table(&definition).and_then(|table| base.compile_registered(&name, table));
+                to_toml(&definition).and_then(|table| base.compile_registered(&name, table));
             compiled.map_err(|found| problems.extend(found)).ok()
         });
         if let (Some(signing_secret), Some(platform)) = (&signing_secret, &platform)
@@ -83,7 +83,7 @@ impl Registration {
         }
         if let Some(signing_secret) = &signing_secret
             && signing_secret.text().clean().len() >= MIN_SEARCHED_BYTES
-            && holds(&definition, signing_secret.text().clean())
+            && contains_secret(&definition, signing_secret.text().clean())
         {
             problems.push(Problem::new(
                 "secret",
@@ -204,35 +204,37 @@ fn members(body: &[u8]) -> Result<Map<String, Value>, Vec<Problem>> {
 ///
 /// # Errors
 /// Returns the values that TOML cannot represent.
-pub(super) fn table(definition: &Map<String, Value>) -> Result<Table, Vec<Problem>> {
+pub(super) fn to_toml(definition: &Map<String, Value>) -> Result<Table, Vec<Problem>> {
     let mut problems = Vec::new();
-    let table = object("", definition, &mut problems);
+    let table = toml_table("", definition, &mut problems);
     if problems.is_empty() { Ok(table) } else { Err(problems) }
 }
 
-fn object(path: &str, members: &Map<String, Value>, problems: &mut Vec<Problem>) -> Table {
+fn toml_table(path: &str, members: &Map<String, Value>, problems: &mut Vec<Problem>) -> Table {
     let mut table = Table::new();
     for (key, value) in members {
         let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
-        if let Some(value) = one(&path, value, problems) {
+        if let Some(value) = toml_value(&path, value, problems) {
             table.insert(key.clone(), value);
         }
     }
     table
 }
 
-fn one(path: &str, value: &Value, problems: &mut Vec<Problem>) -> Option<toml::Value> {
+fn toml_value(path: &str, value: &Value, problems: &mut Vec<Problem>) -> Option<toml::Value> {
     Some(match value {
         Value::Bool(on) => toml::Value::Boolean(*on),
         Value::String(text) => toml::Value::String(text.clone()),
         Value::Array(list) => {
             let list = list.iter().enumerate();
             toml::Value::Array(
-                list.filter_map(|(at, value)| one(&format!("{path}[{at}]"), value, problems))
-                    .collect(),
+                list.filter_map(|(at, value)| {
+                    toml_value(&format!("{path}[{at}]"), value, problems)
+                })
+                .collect(),
             )
         }
-        Value::Object(members) => toml::Value::Table(object(path, members, problems)),
+        Value::Object(members) => toml::Value::Table(toml_table(path, members, problems)),
         Value::Number(number) => match (number.as_i64(), number.is_f64(), number.as_f64()) {
             (Some(whole), ..) => toml::Value::Integer(whole),
             (None, true, Some(number)) => toml::Value::Float(number),
@@ -249,15 +251,17 @@ fn one(path: &str, value: &Value, problems: &mut Vec<Problem>) -> Option<toml::V
 }
 
 /// Returns true if a text or a key in `definition` contains `secret`.
-fn holds(definition: &Map<String, Value>, secret: &str) -> bool {
-    definition.iter().any(|(key, value)| key.contains(secret) || holds_in(value, secret))
+fn contains_secret(definition: &Map<String, Value>, secret: &str) -> bool {
+    definition
+        .iter()
+        .any(|(key, value)| key.contains(secret) || value_contains_secret(value, secret))
 }
 
-fn holds_in(value: &Value, secret: &str) -> bool {
+fn value_contains_secret(value: &Value, secret: &str) -> bool {
     match value {
         Value::String(text) => text.contains(secret),
-        Value::Array(list) => list.iter().any(|value| holds_in(value, secret)),
-        Value::Object(members) => holds(members, secret),
+        Value::Array(list) => list.iter().any(|value| value_contains_secret(value, secret)),
+        Value::Object(members) => contains_secret(members, secret),
         Value::Null | Value::Bool(_) | Value::Number(_) => false,
     }
 }

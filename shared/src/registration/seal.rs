@@ -114,7 +114,7 @@ impl Sealer {
         let nonce: [u8; NONCE_BYTES] = rand::random();
         let text = signing_secret.to_json();
         let sealed = cipher
-            .encrypt(&XNonce::from(nonce), Payload { msg: &text, aad: &bound_to(platform) })
+            .encrypt(&XNonce::from(nonce), Payload { msg: &text, aad: &associated_data(platform) })
             .ok()?;
         Some(StoredSecret {
             sealed: Some(STANDARD.encode([&nonce[..], &sealed].concat())),
@@ -141,7 +141,7 @@ impl Sealer {
     fn unseal(&self, platform: &PlatformName, sealed: &str) -> Option<SigningSecret> {
         let sealed = STANDARD.decode(sealed).ok()?;
         let (nonce, text) = sealed.split_first_chunk::<NONCE_BYTES>()?;
-        let (nonce, aad) = (XNonce::from(*nonce), bound_to(platform));
+        let (nonce, aad) = (XNonce::from(*nonce), associated_data(platform));
         let open = |SealingKey(cipher): &SealingKey| {
             cipher.decrypt(&nonce, Payload { msg: text, aad: &aad }).ok()
         };
@@ -151,7 +151,7 @@ impl Sealer {
 
 /// Returns the bytes that a seal is bound to. Each part is preceded by its length, so that no two
 /// bindings have the same bytes.
-fn bound_to(platform: &PlatformName) -> Vec<u8> {
+fn associated_data(platform: &PlatformName) -> Vec<u8> {
     let mut bound = Vec::with_capacity(128);
     for part in [PURPOSE, platform.as_str().as_bytes()] {
         bound.extend_from_slice(&(part.len() as u64).to_be_bytes());
@@ -222,16 +222,16 @@ mod tests {
         let stored = sealer(&[1]).seal(&acme(), &signing_secret(), None).unwrap();
         let bytes = STANDARD.decode(stored.sealed.unwrap()).unwrap();
         for at in 0..bytes.len() {
-            let mut bent = bytes.clone();
-            bent[at] ^= 1;
-            let bent =
-                StoredSecret { sealed: Some(STANDARD.encode(bent)), ..StoredSecret::default() };
-            assert!(sealer(&[1]).open(&acme(), &bent).is_err(), "byte {at}");
+            let mut changed = bytes.clone();
+            changed[at] ^= 1;
+            let changed =
+                StoredSecret { sealed: Some(STANDARD.encode(changed)), ..StoredSecret::default() };
+            assert!(sealer(&[1]).open(&acme(), &changed).is_err(), "byte {at}");
         }
-        for nothing in ["", "AAAA", "no base64"] {
-            let nothing =
-                StoredSecret { sealed: Some(nothing.to_owned()), ..StoredSecret::default() };
-            assert!(sealer(&[1]).open(&acme(), &nothing).is_err());
+        for invalid in ["", "AAAA", "no base64"] {
+            let invalid =
+                StoredSecret { sealed: Some(invalid.to_owned()), ..StoredSecret::default() };
+            assert!(sealer(&[1]).open(&acme(), &invalid).is_err());
         }
     }
 

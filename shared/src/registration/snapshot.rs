@@ -14,7 +14,7 @@ use std::sync::Arc;
 use super::record::{
     RegistrationRecord, RegistrationRecordError, RegistrationState, SigningSecret,
 };
-use super::request::table;
+use super::request::to_toml;
 use super::seal::Sealer;
 use crate::config::{Problem, SecretText};
 use crate::event::Millis;
@@ -53,12 +53,12 @@ pub(super) struct SnapshotBuilder {
     base: Registry,
     /// `None`: this process verifies no requests and opens no secrets.
     sealer: Option<Sealer>,
-    picture: Registrations,
+    registrations: Registrations,
     known: HashMap<PlatformName, ParsedRecord>,
     /// Platforms with an overridden `paused`: as defined, and with the override.
     adjusted: HashMap<PlatformName, (Arc<Platform>, Arc<Platform>)>,
     /// Problems that were logged.
-    told: BTreeMap<PlatformName, String>,
+    logged: BTreeMap<PlatformName, String>,
     next_expiry: Option<Millis>,
     sequence: u64,
     metrics: RegistrationMetrics,
@@ -101,10 +101,10 @@ impl SnapshotBuilder {
         Self {
             base,
             sealer,
-            picture: Registrations::default(),
+            registrations: Registrations::default(),
             known: HashMap::new(),
             adjusted: HashMap::new(),
-            told: BTreeMap::new(),
+            logged: BTreeMap::new(),
             next_expiry: None,
             sequence: 0,
             metrics: RegistrationMetrics::new(),
@@ -118,20 +118,20 @@ impl SnapshotBuilder {
 
     /// Builds a snapshot of the last records at `now`.
     pub(super) fn rebuild(&mut self, now: Millis) -> Snapshot {
-        self.build(self.picture.clone(), now)
+        self.build(self.registrations.clone(), now)
     }
 
-    /// Builds a snapshot of `picture` at `now`.
-    pub(super) fn build(&mut self, picture: Registrations, now: Millis) -> Snapshot {
-        self.parse_records(&picture);
-        let mut aside = BTreeMap::new();
+    /// Builds a snapshot of `registrations` at `now`.
+    pub(super) fn build(&mut self, registrations: Registrations, now: Millis) -> Snapshot {
+        self.parse_records(&registrations);
+        let mut failures = BTreeMap::new();
         let (mut unusable, mut newer_version) = (BTreeMap::new(), BTreeSet::new());
         let mut usable = Vec::new();
         for (name, known) in &self.known {
             match &known.found {
                 Ok(found) => usable.push((found.record.registered_at, Arc::clone(&found.platform))),
                 Err(unusable) => {
-                    aside.insert(name.clone(), unusable.reason.clone());
+                    failures.insert(name.clone(), unusable.reason.clone());
                     newer_version.extend(unusable.newer_version.then(|| name.clone()));
                 }
             }
@@ -140,14 +140,16 @@ impl SnapshotBuilder {
         usable.sort_by(|(a, one), (b, other)| (a, &one.name).cmp(&(b, &other.name)));
         let usable: Vec<_> = usable.into_iter().map(|(_, platform)| platform).collect();
         let adjusted = &mut self.adjusted;
-        let (registry, refused) = self
-            .base
-            .with_registered(usable, |platform| apply_pause(adjusted, platform, &picture.paused));
-        aside.extend(
-            refused.into_iter().map(|(platform, clash)| (platform.name.clone(), clash.to_string())),
+        let (registry, conflicts) = self.base.with_registered(usable, |platform| {
+            apply_pause(adjusted, platform, &registrations.paused)
+        });
+        failures.extend(
+            conflicts
+                .into_iter()
+                .map(|(platform, conflict)| (platform.name.clone(), conflict.to_string())),
         );
-        for name in aside.keys() {
-            let aliases = picture
+        for name in failures.keys() {
+            let aliases = registrations
                 .records
                 .get(name)
                 .map(|raw| RegistrationRecord::aliases_of(raw))
@@ -157,15 +159,15 @@ impl SnapshotBuilder {
             );
         }
         let records = self.records();
-        let keys = self.keys(&mut aside, now);
+        let keys = self.keys(&mut failures, now);
         let draining = |(name, record): &(&PlatformName, &Arc<RegistrationRecord>)| {
             record.state == RegistrationState::Draining && !unusable.contains_key(name.as_str())
         };
         let draining = records.iter().filter(draining).map(|(name, _)| name.clone()).collect();
-        self.log_changes(aside, picture.strange);
+        self.log_changes(failures, registrations.strange);
         self.sequence += 1;
-        let version = picture.version.clone();
-        self.picture = picture;
+        let version = registrations.version.clone();
+        self.registrations = registrations;
         Snapshot {
             registry,
             keys,
@@ -178,11 +180,11 @@ impl SnapshotBuilder {
         }
     }
 
-    /// Parses the changed records of `picture` and forgets removed ones.
-    fn parse_records(&mut self, picture: &Registrations) {
-        self.known.retain(|name, _| picture.records.contains_key(name));
-        self.adjusted.retain(|name, _| picture.paused.contains_key(name));
-        for (name, raw) in &picture.records {
+    /// Parses the changed records of `registrations` and forgets removed ones.
+    fn parse_records(&mut self, registrations: &Registrations) {
+        self.known.retain(|name, _| registrations.records.contains_key(name));
+        self.adjusted.retain(|name, _| registrations.paused.contains_key(name));
+        for (name, raw) in &registrations.records {
             let before = self.known.remove(name);
             let known = match before {
                 Some(before) if before.raw == *raw => before,
@@ -209,7 +211,7 @@ impl SnapshotBuilder {
         let platform = match before {
             Some(before) if before.record.definition == record.definition => before.platform,
             _ => {
-                let compiled = table(&record.definition)
+                let compiled = to_toml(&record.definition)
                     .and_then(|table| self.base.compile_registered(name, table));
                 Arc::new(compiled.map_err(|problems| UnusableRecord {
                     reason: join_problems(&problems),
@@ -246,10 +248,10 @@ impl SnapshotBuilder {
     }
 
     /// Returns the valid keys of each platform and adds platforms with an unusable secret to
-    /// `aside`.
+    /// `failures`.
     fn keys(
         &mut self,
-        aside: &mut BTreeMap<PlatformName, String>,
+        failures: &mut BTreeMap<PlatformName, String>,
         now: Millis,
     ) -> HashMap<PlatformName, Arc<Keys>> {
         let mut keys = HashMap::new();
@@ -257,14 +259,14 @@ impl SnapshotBuilder {
         let valid = |at: Option<Millis>| at.is_none_or(|at| at > now);
         for (name, known) in &mut self.known {
             let Ok(usable) = &mut known.found else { continue };
-            if aside.contains_key(name) {
+            if failures.contains_key(name) {
                 continue;
             }
             let expiries =
                 usable.opened.iter().filter_map(|one| one.expires_at).filter(|at| *at > now);
             self.next_expiry = self.next_expiry.into_iter().chain(expiries).min();
             if let Some((_, reason)) = usable.unopened.iter().find(|(at, _)| valid(*at)) {
-                aside.insert(name.clone(), reason.clone());
+                failures.insert(name.clone(), reason.clone());
             }
             let now_valid: Vec<_> =
                 usable.opened.iter().filter(|one| valid(one.expires_at)).collect();
@@ -290,9 +292,9 @@ impl SnapshotBuilder {
     }
 
     /// Logs each unusable platform once per reason.
-    fn log_changes(&mut self, aside: BTreeMap<PlatformName, String>, strange: usize) {
+    fn log_changes(&mut self, failures: BTreeMap<PlatformName, String>, strange: usize) {
         for (name, reason) in
-            aside.iter().filter(|(name, reason)| self.told.get(*name) != Some(reason))
+            failures.iter().filter(|(name, reason)| self.logged.get(*name) != Some(reason))
         {
             tracing::error!(
                 platform = %name,
@@ -300,11 +302,11 @@ impl SnapshotBuilder {
                 "registered platform is unusable in part or whole; others are not affected"
             );
         }
-        for name in self.told.keys().filter(|name| !aside.contains_key(*name)) {
+        for name in self.logged.keys().filter(|name| !failures.contains_key(*name)) {
             tracing::info!(platform = %name, "registered platform is usable again or removed");
         }
-        self.metrics.unusable(aside.len() + strange);
-        self.told = aside;
+        self.metrics.unusable(failures.len() + strange);
+        self.logged = failures;
     }
 }
 

@@ -57,7 +57,7 @@ struct LastRead(Option<(Instant, Result<Arc<Snapshot>, CallError>)>);
 
 impl std::fmt::Debug for RegistrationStore {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Live").finish_non_exhaustive()
+        f.debug_struct("RegistrationStore").finish_non_exhaustive()
     }
 }
 
@@ -82,7 +82,7 @@ impl RegistrationStore {
         sealer: Option<Sealer>,
         stop: CancellationToken,
     ) -> Self {
-        let live = Self {
+        let store = Self {
             inner: Arc::new(StoreInner {
                 queue,
                 builder: Mutex::new(SnapshotBuilder::new(base, sealer.clone())),
@@ -93,11 +93,11 @@ impl RegistrationStore {
                 next_expiry: AtomicI64::new(Millis::MAX),
             }),
         };
-        let (poll, expire) = (live.clone(), live.clone());
-        let over = stop.clone();
-        tokio::spawn(async move { over.run_until_cancelled(poll.poll()).await });
+        let (poll, expire) = (store.clone(), store.clone());
+        let stop_polling = stop.clone();
+        tokio::spawn(async move { stop_polling.run_until_cancelled(poll.poll()).await });
         tokio::spawn(async move { stop.run_until_cancelled(expire.expire()).await });
-        live
+        store
     }
 
     /// Returns a receiver of snapshots. It holds `None` until Redis was read once.
@@ -118,17 +118,17 @@ impl RegistrationStore {
     /// # Errors
     /// Returns an error if Redis does not answer.
     pub async fn refresh(&self) -> Result<Arc<Snapshot>, CallError> {
-        let asked = Instant::now();
+        let called_at = Instant::now();
         let mut last = self.inner.reading.lock().await;
-        if let LastRead(Some((begun, result))) = &*last {
-            if *begun > asked {
+        if let LastRead(Some((started, result))) = &*last {
+            if *started > called_at {
                 return result.clone();
             }
-            sleep((*begun + MIN_READ_INTERVAL).saturating_duration_since(Instant::now())).await;
+            sleep((*started + MIN_READ_INTERVAL).saturating_duration_since(Instant::now())).await;
         }
-        let begun = Instant::now();
+        let started = Instant::now();
         let result = self.read().await;
-        last.0 = Some((begun, result.clone()));
+        last.0 = Some((started, result.clone()));
         result
     }
 
@@ -152,8 +152,8 @@ impl RegistrationStore {
         if let Some(known) = self.current().filter(|known| known.version == version) {
             return Ok(known);
         }
-        let picture = self.inner.queue.registrations().await?;
-        self.publish(|builder, now| builder.build(picture, now)).await.ok_or_else(|| {
+        let registrations = self.inner.queue.registrations().await?;
+        self.publish(|builder, now| builder.build(registrations, now)).await.ok_or_else(|| {
             CallError::NotRun(
                 (redis::ErrorKind::Client, "the registration snapshot could not be built").into(),
             )
@@ -166,15 +166,16 @@ impl RegistrationStore {
         &self,
         build: impl FnOnce(&mut SnapshotBuilder, Millis) -> Snapshot + Send + 'static,
     ) -> Option<Arc<Snapshot>> {
-        let live = self.clone();
+        let store = self.clone();
         // Compiling hundreds of definitions would block other tasks of this thread for too long.
         let built = tokio::task::spawn_blocking(move || {
-            let mut builder = live.inner.builder.lock().unwrap_or_else(PoisonError::into_inner);
-            let snapshot = Arc::new(build(&mut builder, live.now()));
-            live.inner
+            let mut builder = store.inner.builder.lock().unwrap_or_else(PoisonError::into_inner);
+            let snapshot = Arc::new(build(&mut builder, store.now()));
+            store
+                .inner
                 .next_expiry
                 .store(builder.next_expiry().unwrap_or(Millis::MAX), Ordering::Relaxed);
-            live.inner.publish.send_replace(Some(Arc::clone(&snapshot)));
+            store.inner.publish.send_replace(Some(Arc::clone(&snapshot)));
             snapshot
         });
         built.await.ok()

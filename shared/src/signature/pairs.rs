@@ -29,7 +29,7 @@ pub(super) fn verify<'a>(
         }
     })?;
     read?;
-    if !pairs.named {
+    if !pairs.has_signature {
         return Err(VerifyError::Malformed("no signature of this scheme"));
     }
     let time = pairs.time.ok_or(VerifyError::Malformed("no time"))?;
@@ -48,7 +48,7 @@ struct Pairs<'h> {
     time: Option<&'h [u8]>,
     signatures: Candidates,
     /// Set if the header has a signature of this scheme, even an undecodable one.
-    named: bool,
+    has_signature: bool,
     count: usize,
 }
 
@@ -58,7 +58,7 @@ impl<'h> Pairs<'h> {
     /// sender choose.
     fn add(&mut self, spec: &PairsSpec, line: &'h [u8]) -> Result<(), VerifyError> {
         let mut rest = line;
-        while let Some((key, value)) = next(&mut rest) {
+        while let Some((key, value)) = next_pair(&mut rest) {
             self.count += 1;
             if self.count > MAX_PAIRS {
                 return Err(VerifyError::Malformed("pair"));
@@ -68,7 +68,7 @@ impl<'h> Pairs<'h> {
                     return Err(VerifyError::Malformed("two times"));
                 }
             } else if key == spec.signature_key.as_bytes() {
-                self.named = true;
+                self.has_signature = true;
                 self.signatures.add(spec.hash, spec.encoding, value);
             }
         }
@@ -78,21 +78,21 @@ impl<'h> Pairs<'h> {
 
 /// Takes the next pair from `rest`. Commas, semicolons and blanks separate pairs. Blanks and
 /// quotation marks may surround a value. An element without `=` has an empty value.
-fn next<'h>(rest: &mut &'h [u8]) -> Option<(&'h [u8], &'h [u8])> {
+fn next_pair<'h>(rest: &mut &'h [u8]) -> Option<(&'h [u8], &'h [u8])> {
     let separates = |b: &u8| b",;".contains(b) || b.is_ascii_whitespace();
     let begin = rest.iter().position(|b| !separates(b))?;
     let text = rest.get(begin..)?;
-    let (key, behind) = split(text, |b| *b == b'=' || separates(b));
+    let (key, behind) = split_before(text, |b| *b == b'=' || separates(b));
     let Some(value) = behind.trim_ascii_start().strip_prefix(b"=") else {
         *rest = behind;
         return Some((key, b""));
     };
-    let (value, behind) = split(value.trim_ascii_start(), separates);
+    let (value, behind) = split_before(value.trim_ascii_start(), separates);
     *rest = behind;
     Some((key, unquote(value)))
 }
 
 /// Splits `text` before the first byte that matches `ends`.
-fn split(text: &[u8], ends: impl Fn(&u8) -> bool) -> (&[u8], &[u8]) {
+fn split_before(text: &[u8], ends: impl Fn(&u8) -> bool) -> (&[u8], &[u8]) {
     text.split_at(text.iter().position(ends).unwrap_or(text.len()))
 }

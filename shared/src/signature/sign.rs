@@ -59,7 +59,7 @@ pub fn sign(
     match (scheme, keys) {
         (Scheme::LivekitJwt(spec), Keys::Credentials(credentials)) => {
             let credential = credentials.first().ok_or(SignError::NoKey)?;
-            one(&spec.headers, token(credential, body, now)?)
+            single_header(&spec.headers, token(credential, body, now)?)
         }
         (_, Keys::Credentials(_)) | (Scheme::LivekitJwt(_), Keys::Secrets(_)) => {
             Err(SignError::NoKey)
@@ -76,7 +76,7 @@ pub fn sign(
                     let fits = text.trim() == text
                         && text.bytes().all(|b| b == b' ' || b.is_ascii_graphic());
                     if fits {
-                        one(&spec.headers, text.to_owned())
+                        single_header(&spec.headers, text.to_owned())
                     } else {
                         Err(SignError::NotAHeader)
                     }
@@ -87,7 +87,7 @@ pub fn sign(
     }
 }
 
-fn one(headers: &[String], value: String) -> Result<SignatureHeaders, SignError> {
+fn single_header(headers: &[String], value: String) -> Result<SignatureHeaders, SignError> {
     let name = headers.first().ok_or(SignError::NotAHeader)?;
     Ok(vec![(name.clone(), value)])
 }
@@ -102,7 +102,7 @@ fn hmac(
     let stamp = spec.timestamp.as_ref();
     let timestamp = stamp.map(|stamp| timestamp(stamp.unit, now)).transpose()?.unwrap_or_default();
     let tag = tag(spec.hash, spec.encoding, secret, &spec.signed, &timestamp, id, body)?;
-    let mut headers = one(&spec.headers, format!("{}{tag}", spec.prefix))?;
+    let mut headers = single_header(&spec.headers, format!("{}{tag}", spec.prefix))?;
     headers.extend(stamp.map(|stamp| (stamp.header.clone(), timestamp)));
     headers.extend(spec.id.clone().map(|name| (name, id.to_owned())));
     Ok(headers)
@@ -116,7 +116,10 @@ fn pairs(
 ) -> Result<SignatureHeaders, SignError> {
     let timestamp = timestamp(spec.unit, now)?;
     let tag = tag(spec.hash, spec.encoding, secret, &spec.signed, &timestamp, "", body)?;
-    one(&spec.headers, format!("{}={timestamp},{}={tag}", spec.timestamp_key, spec.signature_key))
+    single_header(
+        &spec.headers,
+        format!("{}={timestamp},{}={tag}", spec.timestamp_key, spec.signature_key),
+    )
 }
 
 fn standard_webhooks(

@@ -44,7 +44,7 @@ pub(super) fn read(
         let valid = words(&key, vec![kind.as_str().into()], report, event_type);
         match value {
             Value::Table(table) => {
-                let effect = one(TableReader::new(key, table, report), context);
+                let effect = read_effect(TableReader::new(key, table, report), context);
                 if let (Some(effect), false) = (effect, valid.is_empty()) {
                     effects.insert(kind, effect);
                 }
@@ -55,7 +55,7 @@ pub(super) fn read(
     effects
 }
 
-fn one(mut section: TableReader<'_>, context: &EffectContext<'_>) -> Option<EffectSpec> {
+fn read_effect(mut section: TableReader<'_>, context: &EffectContext<'_>) -> Option<EffectSpec> {
     let report = section.report();
     let before = report.count();
     if !section.has("effect") {
@@ -66,7 +66,7 @@ fn one(mut section: TableReader<'_>, context: &EffectContext<'_>) -> Option<Effe
     let effect = match section.text("effect")?.as_str() {
         "session.status" => {
             if report.count() == before {
-                find_session(
+                check_session(
                     &section,
                     context,
                     session.as_deref(),
@@ -81,7 +81,7 @@ fn one(mut section: TableReader<'_>, context: &EffectContext<'_>) -> Option<Effe
         }
         "session.viewers" => {
             if report.count() == before {
-                find_session(
+                check_session(
                     &section,
                     context,
                     session.as_deref(),
@@ -113,7 +113,7 @@ fn one(mut section: TableReader<'_>, context: &EffectContext<'_>) -> Option<Effe
         }
         "chat" => {
             if report.count() == before {
-                find_session(
+                check_session(
                     &section,
                     context,
                     session.as_deref(),
@@ -143,7 +143,7 @@ fn one(mut section: TableReader<'_>, context: &EffectContext<'_>) -> Option<Effe
     })
 }
 
-fn find_session(
+fn check_session(
     section: &TableReader<'_>,
     context: &EffectContext<'_>,
     session: Option<&[Pointer]>,
@@ -183,7 +183,7 @@ fn status_text(section: &mut TableReader<'_>) -> Option<String> {
     if !section.has("status") {
         section.problem("status", "is missing");
     }
-    section.word("status", |text| plain(text).map(|()| text.to_owned()))
+    section.word("status", |text| check_word(text).map(|()| text.to_owned()))
 }
 
 /// Reads `set` of `session.viewers`.
@@ -207,10 +207,10 @@ fn viewers(section: &mut TableReader<'_>) -> Vec<(SessionColumn, Vec<Pointer>)> 
 
 /// Reads `data = { member = pointer(s) }`.
 fn members(section: &mut TableReader<'_>) -> Vec<DataMember> {
-    named(section, "data", |name| plain(name).map(|()| name.to_owned()), |_| false)
+    read_pointers(section, "data", |name| check_word(name).map(|()| name.to_owned()), |_| false)
 }
 
-fn plain(text: &str) -> Result<(), String> {
+fn check_word(text: &str) -> Result<(), String> {
     let fits = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
     if (1..=MAX_WORD_BYTES).contains(&text.len()) && text.bytes().all(fits) {
         return Ok(());
@@ -226,27 +226,32 @@ fn id(section: &mut TableReader<'_>) -> Vec<Pointer> {
     id.unwrap_or_default()
 }
 
-/// Reads `set = { column = pointer(s) }`. A column for which `whole` is true may take the whole
-/// body, `""`.
+/// Reads `set = { column = pointer(s) }`. A column for which `allows_root` is true may take the
+/// whole body, `""`.
 fn set<C: FromStr<Err: Display>>(
     section: &mut TableReader<'_>,
-    whole: impl Fn(&C) -> bool,
+    allows_root: impl Fn(&C) -> bool,
 ) -> Vec<(C, Vec<Pointer>)> {
-    named(section, "set", |name| name.parse().map_err(|reason: C::Err| reason.to_string()), whole)
+    read_pointers(
+        section,
+        "set",
+        |name| name.parse().map_err(|reason: C::Err| reason.to_string()),
+        allows_root,
+    )
 }
 
 /// Reads a table of names with one or more pointers each.
-fn named<N>(
+fn read_pointers<N>(
     section: &mut TableReader<'_>,
     table: &'static str,
     parse: impl Fn(&str) -> Result<N, String>,
-    whole: impl Fn(&N) -> bool,
+    allows_root: impl Fn(&N) -> bool,
 ) -> Vec<(N, Vec<Pointer>)> {
     let Some(entries) = section.table(table) else { return Vec::new() };
     let report = section.report();
     let key = section.key(table);
     let entries: Table = entries.into_entries();
-    let mut all = Vec::with_capacity(entries.len());
+    let mut parsed = Vec::with_capacity(entries.len());
     for (name, value) in entries {
         let key = child(&key, &name);
         let name = match parse(&name) {
@@ -264,10 +269,10 @@ fn named<N>(
             report.add(&key, "must be one or more pointers");
         }
         let from = words(&key, list, report, |text| match text {
-            "" if whole(&name) => Ok(Pointer { segments: Vec::new() }),
+            "" if allows_root(&name) => Ok(Pointer { segments: Vec::new() }),
             _ => syntax::pointer(text),
         });
-        all.push((name, from));
+        parsed.push((name, from));
     }
-    all
+    parsed
 }

@@ -15,7 +15,7 @@ pub(super) fn read(
 ) -> Option<(EventSpec, Schemas)> {
     let before = section.report().count();
     let event = EventSpec {
-        batch: section.word("batch", syntax::place),
+        batch: section.word("batch", syntax::pointer_or_root),
         id: section.words("id", syntax::locator).unwrap_or_default(),
         kind: section.words("type", syntax::locator).unwrap_or_default(),
         time: section.words("time", syntax::locator).unwrap_or_default(),
@@ -43,16 +43,16 @@ pub(super) fn read(
             );
         }
         if let Some(scheme) = scheme {
-            covered(
+            check_covered(
                 &section,
                 "id",
                 &event.id,
                 scheme,
                 "; without `id`, the content hash identifies the event",
             );
-            covered(&section, "time", &event.time, scheme, "");
+            check_covered(&section, "time", &event.time, scheme, "");
             if unsigned.is_none_or(|list| list.is_empty()) {
-                covered(
+                check_covered(
                     &section,
                     "type",
                     &event.kind,
@@ -72,7 +72,7 @@ pub(super) fn pointers(section: &mut TableReader<'_>, name: &'static str) -> Opt
     section.words(name, syntax::pointer)
 }
 
-fn covered(
+fn check_covered(
     section: &TableReader<'_>,
     name: &str,
     locators: &[Locator],
@@ -119,14 +119,14 @@ fn compile(
     key: &str,
     value: toml::Value,
 ) -> Option<jsonschema::Validator> {
-    let compiled = json(value).and_then(|schema| match schema {
+    let compiled = to_json(value).and_then(|schema| match schema {
         serde_json::Value::Object(_) => schema::compile(&schema),
         _ => Err("must be a table: a JSON Schema".to_owned()),
     });
     compiled.map_err(|reason| section.report().add(key, reason)).ok()
 }
 
-fn json(value: toml::Value) -> Result<serde_json::Value, String> {
+fn to_json(value: toml::Value) -> Result<serde_json::Value, String> {
     use serde_json::Value as Json;
     use toml::Value as Toml;
     Ok(match value {
@@ -139,9 +139,9 @@ fn json(value: toml::Value) -> Result<serde_json::Value, String> {
         Toml::Datetime(_) => {
             return Err("has a date, which JSON cannot represent; quote it".to_owned());
         }
-        Toml::Array(list) => Json::Array(list.into_iter().map(json).collect::<Result<_, _>>()?),
+        Toml::Array(list) => Json::Array(list.into_iter().map(to_json).collect::<Result<_, _>>()?),
         Toml::Table(table) => {
-            let entry = |(key, value)| Ok::<_, String>((key, json(value)?));
+            let entry = |(key, value)| Ok::<_, String>((key, to_json(value)?));
             Json::Object(table.into_iter().map(entry).collect::<Result<_, _>>()?)
         }
     })

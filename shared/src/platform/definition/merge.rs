@@ -52,7 +52,7 @@ pub(super) fn definition(mut base: Table, over: Table) -> Table {
             new.is_none_or(|new| old.get("effect") == Some(new))
         });
     }
-    deep(&mut base, over, TableKind::Platform);
+    merge_tables(&mut base, over, TableKind::Platform);
     base
 }
 
@@ -94,7 +94,7 @@ impl TableKind {
     }
 }
 
-fn deep(base: &mut Table, over: Table, kind: TableKind) {
+fn merge_tables(base: &mut Table, over: Table, kind: TableKind) {
     for (key, value) in over {
         match value {
             Value::Boolean(false) if !kind.has_truth_value(&key) => {
@@ -107,7 +107,7 @@ fn deep(base: &mut Table, over: Table, kind: TableKind) {
                     *below = Value::Table(Table::new());
                 }
                 if let Value::Table(below) = below {
-                    deep(below, above, kind);
+                    merge_tables(below, above, kind);
                 }
             }
             value => {
@@ -123,7 +123,7 @@ mod tests {
 
     use super::*;
 
-    fn laid(base: &str, over: &str) -> Table {
+    fn merged(base: &str, over: &str) -> Table {
         definition(base.parse().unwrap(), over.parse().unwrap())
     }
 
@@ -134,7 +134,7 @@ mod tests {
     #[test]
     fn tables_are_merged_and_other_values_replaced() {
         assert_eq!(
-            laid(
+            merged(
                 "a = [1, 2]\nb = 1\n[event]\nid = '/id'\ntime = '/t'",
                 "a = [3]\n[event]\ntime = ['/x']"
             ),
@@ -145,7 +145,7 @@ mod tests {
     #[test]
     fn false_removes_a_key_unless_it_is_a_switch() {
         assert_eq!(
-            laid(
+            merged(
                 "enabled = true\n[effects]\na = {effect = 'log'}\nb = {effect = 'log'}\n[event]\n\
                  id = '/id'",
                 "enabled = false\n[effects]\na = false\nc = false\n[event]\nid = false\n\
@@ -160,32 +160,32 @@ mod tests {
         let effects = "[effects]\nenabled = {effect = 'log'}\nschema = {effect = 'log'}\n\
                        repeatable = {effect = 'log'}";
         assert_eq!(
-            laid(effects, "[effects]\nenabled = false\nschema = false\nrepeatable = false"),
+            merged(effects, "[effects]\nenabled = false\nschema = false\nrepeatable = false"),
             toml("[effects]")
         );
     }
 
     #[test]
     fn table_replaces_a_value_and_a_value_a_table() {
-        assert_eq!(laid("a = 1\nb = {c = 1}", "a = {c = 2}\nb = 1"), toml("a = {c = 2}\nb = 1"));
+        assert_eq!(merged("a = 1\nb = {c = 1}", "a = {c = 2}\nb = 1"), toml("a = {c = 2}\nb = 1"));
     }
 
     #[test]
     fn false_inside_a_schema_is_a_schema() {
         let event = "[event]\nschema = {additionalProperties = false, properties = {a = false}}";
-        assert_eq!(laid("", event), toml(event));
+        assert_eq!(merged("", event), toml(event));
         assert_eq!(
-            laid("[event]\nschema = {required = ['x'], properties = {b = true}}", event),
+            merged("[event]\nschema = {required = ['x'], properties = {b = true}}", event),
             toml(
                 "[event]\nschema = {additionalProperties = false, required = ['x'], \
                  properties = {a = false, b = true}}"
             )
         );
-        assert_eq!(laid(event, "[event]\nschema = false"), toml("[event]"));
+        assert_eq!(merged(event, "[event]\nschema = false"), toml("[event]"));
         let typed = "[event.schemas]\n'a.b' = {additionalProperties = false}\nc = {}";
-        assert_eq!(laid("", typed), toml(typed));
+        assert_eq!(merged("", typed), toml(typed));
         assert_eq!(
-            laid(typed, "[event.schemas]\n'a.b' = {minProperties = 1}\nc = false"),
+            merged(typed, "[event.schemas]\n'a.b' = {minProperties = 1}\nc = false"),
             toml("[event.schemas]\n'a.b' = {additionalProperties = false, minProperties = 1}")
         );
     }
@@ -194,11 +194,11 @@ mod tests {
     fn other_scheme_drops_the_inherited_signature() {
         let base = "[signature]\nscheme = 'hmac'\nprefix = 'sha256='\nheader = 'x'";
         assert_eq!(
-            laid(base, "[signature]\nscheme = 'pairs'\nheader = 'y'"),
+            merged(base, "[signature]\nscheme = 'pairs'\nheader = 'y'"),
             toml("[signature]\nscheme = 'pairs'\nheader = 'y'")
         );
         assert_eq!(
-            laid(base, "[signature]\nscheme = 'hmac'\nheader = 'y'"),
+            merged(base, "[signature]\nscheme = 'hmac'\nheader = 'y'"),
             toml("[signature]\nscheme = 'hmac'\nprefix = 'sha256='\nheader = 'y'")
         );
     }
@@ -208,12 +208,12 @@ mod tests {
         let base = "[event]\ntype = '/event_type'\nplatform = '/platform'\ntime = '/t'\n\
                     batch = '/all'\nschema = {type = 'object'}";
         assert_eq!(
-            laid(base, "[event]\ntype = '/kind'"),
+            merged(base, "[event]\ntype = '/kind'"),
             toml("[event]\ntype = '/kind'\ntime = '/t'")
         );
-        assert_eq!(laid(base, "[event]\ntype = '/event_type'"), toml(base));
+        assert_eq!(merged(base, "[event]\ntype = '/event_type'"), toml(base));
         assert_eq!(
-            laid(base, "[event]\ntype = '/kind'\nschema = {required = ['kind']}"),
+            merged(base, "[event]\ntype = '/kind'\nschema = {required = ['kind']}"),
             toml("[event]\ntype = '/kind'\ntime = '/t'\nschema = {required = ['kind']}")
         );
     }
@@ -222,11 +222,11 @@ mod tests {
     fn effect_merges_with_its_kind_and_replaces_another() {
         let base = "[effects]\na = {effect = 'session.status', status = 'live'}";
         assert_eq!(
-            laid(base, "[effects]\na = {effect = 'log'}"),
+            merged(base, "[effects]\na = {effect = 'log'}"),
             toml("[effects]\na = {effect = 'log'}")
         );
         assert_eq!(
-            laid(base, "[effects]\na = {set = {title = '/t'}}"),
+            merged(base, "[effects]\na = {set = {title = '/t'}}"),
             toml(
                 "[effects]\na = {effect = 'session.status', status = 'live', set = {title = '/t'}}"
             )

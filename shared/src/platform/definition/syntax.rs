@@ -57,7 +57,7 @@ pub(super) fn pointer(text: &str) -> Result<Pointer, String> {
 }
 
 /// Parses a pointer to a part of the body or to the whole body.
-pub(super) fn place(text: &str) -> Result<Pointer, PointerError> {
+pub(super) fn pointer_or_root(text: &str) -> Result<Pointer, PointerError> {
     text.parse()
 }
 

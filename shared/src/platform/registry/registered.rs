@@ -70,8 +70,8 @@ impl Registry {
                 "must be own: a registered platform touches only sessions of its own",
             );
         }
-        let laid = self.inner.bundled.laid(name.as_str(), "", table, &report);
-        let platform = laid.and_then(|mut table| {
+        let merged = self.inner.bundled.merged(name.as_str(), "", table, &report);
+        let platform = merged.and_then(|mut table| {
             for key in SECRET_KEYS {
                 table.remove(key);
             }
@@ -92,7 +92,7 @@ impl Registry {
     /// # Errors
     /// Returns the conflict.
     pub fn check_conflicts(&self, platform: &Platform) -> Result<(), NameConflict> {
-        self.place(platform).map(drop)
+        self.replaced_index(platform).map(drop)
     }
 
     /// Adds registered platforms in this order and applies `adjust` to every platform. Also returns
@@ -105,25 +105,25 @@ impl Registry {
     ) -> (Self, Vec<(Arc<Platform>, NameConflict)>) {
         let (mut all, mut refused) = (self.clone(), Vec::new());
         for platform in registered {
-            match all.place(&platform) {
-                Ok(place) => all.put(place, platform),
-                Err(clash) => refused.push((platform, clash)),
+            match all.replaced_index(&platform) {
+                Ok(replaced_index) => all.insert_at(replaced_index, platform),
+                Err(conflict) => refused.push((platform, conflict)),
             }
         }
         let entries = all.inner.entries.iter();
         let entries: Vec<_> = entries
             .map(|entry| RegistryEntry { platform: adjust(&entry.platform), ..entry.clone() })
             .collect();
-        (all.over(entries), refused)
+        (all.with_entries(entries), refused)
     }
 
     /// Returns the index of the platform that `platform` replaces, or `None` if it is added at the
     /// end.
-    fn place(&self, platform: &Platform) -> Result<Option<usize>, NameConflict> {
+    fn replaced_index(&self, platform: &Platform) -> Result<Option<usize>, NameConflict> {
         let entries = &self.inner.entries;
-        let place = entries.iter().position(|entry| entry.platform.name == platform.name);
-        if place
-            .and_then(|place| entries.get(place))
+        let replaced_index = entries.iter().position(|entry| entry.platform.name == platform.name);
+        if replaced_index
+            .and_then(|replaced_index| entries.get(replaced_index))
             .is_some_and(|own| own.platform.source == PlatformSource::File)
         {
             return Err(NameConflict::File(platform.name.clone()));
@@ -140,21 +140,21 @@ impl Registry {
         if entries.iter().filter(own).count() >= MAX_PLATFORMS {
             return Err(NameConflict::TooMany);
         }
-        Ok(place)
+        Ok(replaced_index)
     }
 
-    fn put(&mut self, place: Option<usize>, platform: Arc<Platform>) {
+    fn insert_at(&mut self, replaced_index: Option<usize>, platform: Arc<Platform>) {
         let mut entries = self.inner.entries.clone();
         let entry = RegistryEntry { platform, own_secrets: false };
-        match place.and_then(|place| entries.get_mut(place)) {
+        match replaced_index.and_then(|replaced_index| entries.get_mut(replaced_index)) {
             Some(own) => *own = entry,
             None => entries.push(entry),
         }
-        *self = self.over(entries);
+        *self = self.with_entries(entries);
     }
 
     /// Creates a registry with other entries, whose names do not conflict.
-    fn over(&self, entries: Vec<RegistryEntry>) -> Self {
+    fn with_entries(&self, entries: Vec<RegistryEntry>) -> Self {
         let by_name = by_name(&entries, &ProblemReport::new(""));
         let RegistryInner { sessions, file, bundled, .. } = &*self.inner;
         let (sessions, file, bundled) = (Arc::clone(sessions), file.clone(), Arc::clone(bundled));

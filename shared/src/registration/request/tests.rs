@@ -168,8 +168,8 @@ fn body_must_be_one_object_without_duplicate_keys() {
 fn definition_is_converted_from_json_to_toml() {
     let definition = json!({"a": 1, "b": 1.5, "c": [true, {"d": "x"}], "e": {}});
     let expected: Table = "a = 1\nb = 1.5\nc = [true, {d = 'x'}]\n[e]".parse().unwrap();
-    assert_eq!(table(definition.as_object().unwrap()), Ok(expected));
+    assert_eq!(to_toml(definition.as_object().unwrap()), Ok(expected));
     let wrong = json!({"a": 18_446_744_073_709_551_615_u64, "b": {"c": [1, null]}});
-    let problems = table(wrong.as_object().unwrap()).unwrap_err();
+    let problems = to_toml(wrong.as_object().unwrap()).unwrap_err();
     assert_eq!(problems.iter().map(|one| one.name.as_str()).collect::<Vec<_>>(), ["a", "b.c[1]"]);
 }

@@ -44,13 +44,13 @@ fn record(definition: Value, secrets: &[(&str, Option<Millis>)]) -> Registration
     }
 }
 
-fn picture(records: &[(&str, Vec<u8>)]) -> Registrations {
+fn registrations(records: &[(&str, Vec<u8>)]) -> Registrations {
     let records = records.iter().map(|(of, raw)| (name(of), raw.clone())).collect();
     Registrations { version: Some("v".to_owned()), records, ..Registrations::default() }
 }
 
 fn shop(definition: Value, secrets: &[(&str, Option<Millis>)]) -> Registrations {
-    picture(&[("shop", record(definition, secrets).to_json())])
+    registrations(&[("shop", record(definition, secrets).to_json())])
 }
 
 fn count(snapshot: &Snapshot, of: &str) -> usize {
@@ -168,7 +168,7 @@ fn unusable_records_are_listed_and_the_others_load() {
         ("malformed", b"{".to_vec()),
         ("good", good),
     ];
-    let snapshot = builder.build(picture(&records), NOW);
+    let snapshot = builder.build(registrations(&records), NOW);
     assert!(snapshot.registry.get("good").is_some());
     assert_eq!(
         snapshot.registry.get("acme").unwrap().source,
@@ -180,9 +180,9 @@ fn unusable_records_are_listed_and_the_others_load() {
     assert_eq!(unusable, ["acme", "corner", "later", "malformed", "new-shop", "unsound"]);
     assert_eq!(snapshot.unusable["new-shop"], name("later"));
     assert_eq!(snapshot.newer_version, BTreeSet::from([name("later")]));
-    assert_eq!(builder.told.len(), 4);
-    let repaired = builder.build(picture(&[]), NOW);
-    assert!(repaired.unusable.is_empty() && builder.told.is_empty());
+    assert_eq!(builder.logged.len(), 4);
+    let repaired = builder.build(registrations(&[]), NOW);
+    assert!(repaired.unusable.is_empty() && builder.logged.is_empty());
 }
 
 #[test]
@@ -191,17 +191,17 @@ fn platform_with_sealed_secret_has_no_keys() {
     let snapshot = strict.build(shop(json!({}), &[("a", None)]), NOW);
     assert!(snapshot.registry.get("shop").is_some() && snapshot.unusable.is_empty());
     assert!(!snapshot.keys.contains_key("shop"));
-    assert!(strict.told[&name("shop")].contains("plain-text"), "{:?}", strict.told);
+    assert!(strict.logged[&name("shop")].contains("plain-text"), "{:?}", strict.logged);
     // One of two secrets cannot be opened: the other still verifies. An expired one is not
     // reported.
     let mut half = record(json!({}), &[("a", None)]);
     half.secrets.push(StoredSecret { sealed: Some("AAAA".to_owned()), ..StoredSecret::default() });
     let mut builder = builder();
-    let snapshot = builder.build(picture(&[("shop", half.to_json())]), NOW);
-    assert_eq!((count(&snapshot, "shop"), builder.told.len()), (1, 1));
+    let snapshot = builder.build(registrations(&[("shop", half.to_json())]), NOW);
+    assert_eq!((count(&snapshot, "shop"), builder.logged.len()), (1, 1));
     half.secrets[1].expires_at_ms = Some(NOW);
-    let snapshot = builder.build(picture(&[("shop", half.to_json())]), NOW);
-    assert_eq!((count(&snapshot, "shop"), builder.told.len()), (1, 0));
+    let snapshot = builder.build(registrations(&[("shop", half.to_json())]), NOW);
+    assert_eq!((count(&snapshot, "shop"), builder.logged.len()), (1, 0));
 }
 
 #[test]
@@ -211,7 +211,7 @@ fn builder_without_sealer_opens_no_secrets() {
     assert!(
         snapshot.registry.get("shop").is_some()
             && snapshot.keys.is_empty()
-            && worker.told.is_empty()
+            && worker.logged.is_empty()
     );
 }
 
@@ -219,7 +219,7 @@ fn builder_without_sealer_opens_no_secrets() {
 fn draining_platform_stays_defined() {
     let mut draining = record(json!({}), &[]);
     (draining.state, draining.draining_since) = (RegistrationState::Draining, Some(NOW));
-    let snapshot = builder().build(picture(&[("shop", draining.to_json())]), NOW);
+    let snapshot = builder().build(registrations(&[("shop", draining.to_json())]), NOW);
     assert!(snapshot.registry.get("shop").is_some());
     assert_eq!(snapshot.draining, BTreeSet::from([name("shop")]));
 }
@@ -229,7 +229,7 @@ fn api_secret_is_a_credential_with_its_key() {
     let mut livekit = record(json!({"preset": "livekit"}), &[]);
     let pair = SigningSecret::new("secret", Some("API5"));
     livekit.secrets.push(plain().seal(&name("shop"), &pair, None).unwrap());
-    let snapshot = builder().build(picture(&[("shop", livekit.to_json())]), NOW);
+    let snapshot = builder().build(registrations(&[("shop", livekit.to_json())]), NOW);
     assert!(matches!(&*snapshot.keys["shop"], Keys::Credentials(one) if one[0].key() == "API5"));
 }
 
@@ -240,7 +240,7 @@ fn name_conflict_is_won_by_the_older_registration() {
         ..record(json!({"aliases": ["x"]}), &[])
     };
     let records = [("a", of(2).to_json()), ("b", of(1).to_json())];
-    let snapshot = builder().build(picture(&records), NOW);
+    let snapshot = builder().build(registrations(&records), NOW);
     assert_eq!(snapshot.registry.get("x").unwrap().name.as_str(), "b");
     assert_eq!(snapshot.unusable["a"], name("a"));
 }
@@ -252,7 +252,7 @@ fn hundreds_of_records_build_quickly() {
     let many: Vec<_> = many.iter().map(|(of, raw)| (of.as_str(), raw.clone())).collect();
     let mut builder = builder();
     let begun = std::time::Instant::now();
-    let snapshot = builder.build(picture(&many), NOW);
+    let snapshot = builder.build(registrations(&many), NOW);
     assert_eq!(
         snapshot.registry.iter().filter(|one| one.source == PlatformSource::Registered).count(),
         255
