@@ -1,18 +1,19 @@
-# The three binaries in one small image without a shell; the targets differ in what they start and how they say that they
-# are well. docker-compose.yml and deploy/k8s use `ingress` and `worker`:
+# The three binaries in one small image without a shell. The targets differ in their entry point and
+# health check. docker-compose.yml and deploy/k8s use `ingress` and `worker`:
 #
 #   docker build --target ingress -t tributary-ingress .
 #   docker build --target worker -t tributary-worker .
-#   docker build --target dlq-tool -t dlq-tool .        # or: docker compose exec worker /usr/local/bin/dlq-tool stats
+#   docker build --target dlq-tool -t dlq-tool .
 #
-# They run as user 65532, write nothing to their file system, and end in order on SIGTERM.
+# Every image contains dlq-tool: `docker compose exec worker /usr/local/bin/dlq-tool stats`. The
+# processes run as user 65532, write nothing to their file system, and stop in order on SIGTERM.
 
-# ------------------------------------------------------------------------------------------------------------------ build
+# --- build ----------------------------------------------------------------------------------------
 
 FROM rust:1.95-bookworm AS build
 WORKDIR /src
 
-# Dependencies alone, from the manifests and empty crates: this layer is built again only when a manifest changes.
+# Dependencies only, from the manifests and empty crates: rebuilt only if a manifest changes.
 COPY Cargo.toml Cargo.lock ./
 COPY shared/Cargo.toml shared/
 COPY ingress/Cargo.toml ingress/
@@ -29,15 +30,15 @@ COPY shared shared
 COPY ingress ingress
 COPY worker worker
 COPY dlq-tool dlq-tool
-# Newer than the empty ones, whatever the time stamps of the checkout are.
+# Make the sources newer than the empty ones, independently of the checkout's time stamps.
 RUN find shared ingress worker dlq-tool -name '*.rs' -exec touch {} + \
  && cargo build --release --locked -p ingress -p worker -p dlq-tool \
  && mkdir /out \
  && cp target/release/ingress target/release/worker target/release/dlq-tool /out/
 
-# ---------------------------------------------------------------------------------------------------------------- runtime
+# --- runtime --------------------------------------------------------------------------------------
 
-# glibc and libgcc, CA certificates, a user; no shell, no package manager.
+# Contains glibc, libgcc, CA certificates and a user; no shell, no package manager.
 FROM gcr.io/distroless/cc-debian12:nonroot AS runtime
 COPY --from=build /out/ /usr/local/bin/
 USER 65532:65532
@@ -47,13 +48,15 @@ FROM runtime AS dlq-tool
 HEALTHCHECK NONE
 ENTRYPOINT ["/usr/local/bin/dlq-tool"]
 
-# The health check asks /live: an outage of Redis or the database makes a container not ready, but nobody should restart it.
+# The health check uses /live: an outage of Redis or the database must not restart a container.
 FROM runtime AS worker
 EXPOSE 9101
-HEALTHCHECK --interval=10s --timeout=5s --start-period=10s --retries=3 CMD ["/usr/local/bin/worker", "health"]
+HEALTHCHECK --interval=10s --timeout=5s --start-period=10s --retries=3 \
+  CMD ["/usr/local/bin/worker", "health"]
 ENTRYPOINT ["/usr/local/bin/worker"]
 
 FROM runtime AS ingress
 EXPOSE 8000 9100
-HEALTHCHECK --interval=10s --timeout=5s --start-period=10s --retries=3 CMD ["/usr/local/bin/ingress", "health"]
+HEALTHCHECK --interval=10s --timeout=5s --start-period=10s --retries=3 \
+  CMD ["/usr/local/bin/ingress", "health"]
 ENTRYPOINT ["/usr/local/bin/ingress"]

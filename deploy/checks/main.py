@@ -1,4 +1,4 @@
-"""Runs every check of deploy/, names each, and ends as cargo's tests do. See deploy/check."""
+"""Runs every check of deploy/ and reports in the format of cargo's tests. See deploy/check."""
 
 import sys
 import traceback
@@ -6,13 +6,13 @@ import traceback
 import containers
 import kubernetes
 import rules
-from place import Place
+from repo import Repo
 
 
 def main() -> int:
-    place = Place(tools=sys.argv[1])
+    repo = Repo(tools=sys.argv[1])
     if sys.argv[2:] == ["--write"]:
-        kubernetes.write(place)
+        kubernetes.write(repo)
         return 0
     if sys.argv[2:]:
         print(f"unknown: {' '.join(sys.argv[2:])} (there is only --write)", file=sys.stderr)
@@ -22,8 +22,8 @@ def main() -> int:
         for check in module.CHECKS:
             name = f"{module.__name__}: {check.__doc__.splitlines()[0].rstrip('.')}"
             try:
-                problems = list(check(place))
-            except Exception:  # A check that cannot be made has failed.
+                problems = list(check(repo))
+            except Exception:  # A check that raises has failed.
                 problems = [traceback.format_exc()]
             print(f"{name} ... {'FAILED' if problems else 'ok'}", flush=True)
             for problem in problems:

@@ -1,5 +1,5 @@
 //! Each alert is caused on a running system, fires in a real Prometheus with the shipped rules, and
-//! ends after the steps of `deploy/runbook.md`. The rules run 60 times faster than the system.
+//! ends after the steps of `docs/operate/runbook.md`. The rules run 60 times faster than the system.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
