@@ -5,7 +5,7 @@
 //! - Debug output shows no key, and errors do not repeat a secret
 //!   (`secrets_are_decoded_by_scheme_and_never_shown`).
 //! - A secret verifies with and without what was pasted around it
-//!   (`pasted_secret_verifies_with_and_without_padding`).
+//!   (`pasted_secret_verifies_with_and_without_surroundings`).
 //!
 //! Memory that holds a secret is zeroed when it is dropped.
 

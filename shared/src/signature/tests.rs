@@ -341,7 +341,7 @@ fn secrets_are_decoded_by_scheme_and_never_shown() {
 }
 
 #[test]
-fn pasted_secret_verifies_with_and_without_padding() {
+fn pasted_secret_verifies_with_and_without_surroundings() {
     let keys = |platform: &str, text: &str| -> Vec<Vec<u8>> {
         let secrets = scheme_of(platform).secrets(&SecretText::new(text)).unwrap();
         secrets.iter().map(|secret| secret.expose().to_vec()).collect()

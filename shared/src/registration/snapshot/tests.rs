@@ -85,7 +85,7 @@ fn record_becomes_a_platform_with_keys() {
 }
 
 #[test]
-fn registered_secret_verifies_with_and_without_padding() {
+fn registered_secret_verifies_with_and_without_surroundings() {
     let pasted = [("\"new\"\n", None), ("old", Some(NOW + 1))];
     let mut builder = builder();
     assert_eq!(count(&builder.build(shop(json!({}), &pasted), NOW), "shop"), 3);
