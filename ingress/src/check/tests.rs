@@ -361,7 +361,7 @@ fn check_notes_a_secret_with_pasted_whitespace() {
         for signing in ["key", configured] {
             let report = verdict_with("", configured, signing.as_bytes());
             assert_eq!(report["verified"], true, "{configured:?} {signing:?}: {report}");
-            let note = format!("ACME: {remark}; requests are verified with and without that");
+            let note = format!("ACME: {remark}; requests are verified with and without it");
             assert_eq!(report["notes"], json!([note]), "{report}");
         }
     }
