@@ -6,8 +6,8 @@
 //! # Guarantees
 //!
 //! - Each variable that a program reads is in its `--help`, with the default that the program
-//!   uses (`help_lists_every_variable_that_is_read` of each program).
-//! - The generated files agree with this table (`generated_files_are_current` in `tests`).
+//!   uses (`help_names_every_variable` of ingress and worker).
+//! - The generated files agree with this table (`generated_reference_is_current` in `tests`).
 //!
 //! Secrets of bundled platforms are not here: their definitions name them.
 

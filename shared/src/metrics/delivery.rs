@@ -10,10 +10,10 @@ use super::{
 use crate::outbound::DestinationName;
 
 macro_rules! outcomes {
-    ($($(#[$doc:meta])* $variant:ident $text:literal),+ $(,)?) => {
+    ($($(#[doc = $doc:literal])+ $variant:ident $text:literal),+ $(,)?) => {
         /// Outcome of a delivery attempt, as a label value.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub enum DeliveryOutcome { $($(#[$doc])* $variant),+ }
+        pub enum DeliveryOutcome { $($(#[doc = $doc])+ $variant),+ }
 
         impl DeliveryOutcome {
             /// All outcomes, in order.
@@ -23,6 +23,12 @@ macro_rules! outcomes {
             #[must_use]
             pub const fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $text),+ }
+            }
+
+            /// Meaning of the value: the sentences of its doc comment.
+            #[must_use]
+            pub const fn description(self) -> &'static str {
+                match self { $(Self::$variant => concat!($($doc),+).trim_ascii_start()),+ }
             }
         }
     };

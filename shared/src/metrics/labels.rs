@@ -1,10 +1,10 @@
 //! Closed sets of label values.
 
 macro_rules! labels {
-    ($(#[$doc:meta])* $name:ident = $($(#[$vdoc:meta])* $variant:ident $text:literal),+ $(,)?) => {
+    ($(#[$doc:meta])* $name:ident = $($(#[doc = $vdoc:literal])+ $variant:ident $text:literal),+ $(,)?) => {
         $(#[$doc])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub enum $name { $($(#[$vdoc])* $variant),+ }
+        pub enum $name { $($(#[doc = $vdoc])+ $variant),+ }
 
         impl $name {
             /// All values, in order.
@@ -14,6 +14,12 @@ macro_rules! labels {
             #[must_use]
             pub const fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $text),+ }
+            }
+
+            /// Meaning of the value: the sentences of its doc comment.
+            #[must_use]
+            pub const fn description(self) -> &'static str {
+                match self { $(Self::$variant => concat!($($vdoc),+).trim_ascii_start()),+ }
             }
         }
 

@@ -14,7 +14,6 @@
 
 use std::time::Duration;
 
-use metrics::{describe_counter, describe_gauge, describe_histogram};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -24,6 +23,7 @@ mod dependencies;
 mod labels;
 mod platform;
 mod retention;
+pub mod table;
 #[cfg(test)]
 mod tests;
 mod waiters;
@@ -120,6 +120,7 @@ const END_TO_END_BUCKETS: &[f64] = &[
 ];
 /// Interval at which recorded samples are folded into buckets. They use memory until then.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(2);
+
 /// Installs the process's metrics recorder. Call it once.
 ///
 /// Without [`spawn_upkeep`], each recorded sample adds to its memory.
@@ -128,7 +129,7 @@ const UPKEEP_INTERVAL: Duration = Duration::from_secs(2);
 /// A recorder is installed already.
 pub fn install() -> Result<PrometheusHandle, BuildError> {
     let handle = builder()?.install_recorder()?;
-    describe();
+    table::describe();
     Ok(handle)
 }
 
@@ -154,51 +155,6 @@ fn builder() -> Result<PrometheusBuilder, BuildError> {
 /// Counts trace spans that the collector did not accept.
 pub fn spans_dropped(spans: usize) {
     metrics::counter!(SPANS_DROPPED).increment(u64::try_from(spans).unwrap_or(u64::MAX));
-}
-
-fn describe() {
-    describe_counter!(REQUESTS, "Webhook requests by outcome");
-    describe_histogram!(
-        REQUEST_DURATION,
-        "Time from the first byte of a webhook request to its response"
-    );
-    describe_histogram!(ENQUEUE_DURATION, "Time that a request waits for its batch and for Redis");
-    describe_counter!(EVENTS, "Executions of events by outcome");
-    describe_counter!(SESSION_UPDATES, "Applied events by action");
-    describe_counter!(COLUMN_WARNINGS, "Columns that applied events did not set as sent");
-    describe_histogram!(PROCESSING_DURATION, "Time from reading an event to settling it");
-    describe_histogram!(END_TO_END_DURATION, "Time from arrival at ingress to settlement");
-    describe_counter!(DELIVERIES, "Delivery attempts by outcome");
-    describe_histogram!(DELIVERY_DURATION, "Time from the request of a delivery to its response");
-    describe_gauge!(CIRCUIT_OPEN, "1 while the circuit is open, so that only probes are sent");
-    describe_gauge!(PARKED_DELIVERIES, "Deliveries that wait for a URL that is not configured");
-    describe_gauge!(BACKLOG, "Events that no worker has read yet");
-    describe_gauge!(PENDING, "Events that a worker has read but not settled");
-    describe_gauge!(RETRYING, "Events waiting for a retry");
-    describe_gauge!(DEAD_LETTERS, "Dead letters");
-    describe_gauge!(OLDEST_AGE, "Age of the oldest unfinished event that is ready to be processed");
-    describe_gauge!(DEAD_LETTERS_FULL, "1 while the dead letters are at their limit");
-    describe_gauge!(STREAM_BROKEN, "1 while the stream cannot be read, and waiting does not help");
-    describe_counter!(UNREADABLE_TIMES, "Verified events with an unreadable time");
-    describe_counter!(FUTURE_TIMES, "Verified events whose time is too far ahead of their arrival");
-    describe_counter!(ORPHANS, "Events that were in no queue and were requeued");
-    describe_gauge!(WAITERS, "Requests that wait for the result of their event");
-    describe_counter!(DEAD_LETTERS_EXPIRED, "Dead letters that were archived and removed");
-    describe_gauge!(
-        DEAD_LETTERS_OVERDUE,
-        "Dead letters past their retention that stay because no archive is configured"
-    );
-    describe_gauge!(RETENTION_FAILING, "1 while the archive of dead letters cannot be written");
-    describe_counter!(SPANS_DROPPED, "Trace spans that the collector did not accept");
-    describe_counter!(LEDGER_EXPIRED, "Ledger rows that were deleted");
-    describe_gauge!(REDIS_UP, "1 while Redis answers and takes writes");
-    describe_gauge!(DATABASE_UP, "1 while the database commits");
-    describe_gauge!(REDIS_DURABLE, "1 while Redis is known to keep confirmed writes");
-    describe_gauge!(CLOCK_SKEW, "Redis's clock minus this host's");
-    describe_gauge!(DATA_LOST, "1 after Redis was found emptied");
-    describe_gauge!(UNHANDLED_PLATFORMS, "Platforms with unfinished events but no definition");
-    describe_gauge!(SQLITE_WAL_BYTES, "Size of SQLite's write-ahead log; 0 with PostgreSQL");
-    describe_gauge!(UNUSABLE_REGISTRATIONS, "Registrations that this process cannot use in full");
 }
 
 const fn bool_value(on: bool) -> f64 {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::*;
+use crate::effects::{ColumnWarning, ColumnWarningReason};
 use crate::platform::PlatformName;
 
 /// Runs `act` with its own recorder, and returns the scraped lines.
@@ -10,7 +11,7 @@ fn scrape(act: impl FnOnce()) -> Vec<String> {
     let recorder = builder().unwrap().build_recorder();
     let handle = recorder.handle();
     ::metrics::with_local_recorder(&recorder, || {
-        describe();
+        table::describe();
         act();
     });
     handle.render().lines().map(str::to_owned).collect()
@@ -156,4 +157,48 @@ fn states_are_shown_as_they_are_set() {
     ] {
         assert!(lines.contains(&line.to_owned()), "{line} is missing in\n{}", lines.join("\n"));
     }
+}
+
+#[test]
+fn table_lists_every_series_with_kind_and_labels() {
+    let lines = scrape(|| {
+        let destination = crate::outbound::DestinationName::new("crm").unwrap();
+        let _ = (IngressMetrics::new(&mux()), WaiterMetrics::new());
+        WorkerMetrics::new(&mux()).column_warning(&ColumnWarning {
+            column: "title".into(),
+            reason: ColumnWarningReason::Empty,
+        });
+        let _ = (QueueMetrics::new(&mux()), DependencyMetrics::new(), DatabaseMetrics::new());
+        let _ = (RegistrationMetrics::new(), RetentionMetrics::new(&mux()), LedgerMetrics::new());
+        let _ = (DeliveryMetrics::new(&destination), ParkedMetrics::default());
+        spans_dropped(1);
+    });
+    let mut registered: Vec<(String, String)> = lines
+        .iter()
+        .filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '))
+        .map(|(name, kind)| (name.to_owned(), kind.to_owned()))
+        .collect();
+    registered.sort();
+    let mut listed: Vec<(String, String)> = table::METRICS
+        .iter()
+        .map(|one| (one.name.to_owned(), one.kind.as_str().to_owned()))
+        .collect();
+    listed.sort();
+    assert_eq!(registered, listed);
+    for one in table::METRICS {
+        let suffix = if one.kind == table::MetricKind::Histogram { "_count" } else { "" };
+        let start = format!("{}{suffix}", one.name);
+        let labels: Vec<&str> = lines
+            .iter()
+            .filter_map(|line| line.strip_prefix(&start))
+            .find(|rest| rest.starts_with(['{', ' ']))
+            .map(|rest| rest.split('"').step_by(2).filter_map(label).collect())
+            .unwrap_or_else(|| panic!("{start} is not registered"));
+        assert_eq!(labels, one.labels, "{}", one.name);
+    }
+}
+
+/// Name of the label whose value follows `text` in a scraped line.
+fn label(text: &str) -> Option<&str> {
+    text.trim_start_matches(['{', ',']).strip_suffix('=')
 }

@@ -14,6 +14,7 @@
 
 mod effects;
 mod event;
+pub mod grammar;
 mod handshake;
 mod merge;
 mod signature;
