@@ -176,7 +176,7 @@ async fn unlimited_policy_keeps_no_state() {
     assert_eq!(fixture.redis::<u64>(&["EXISTS", &fixture.keys.limit]).await, 0);
 }
 
-/// A removed limit has no effect, whatever its state. Setting it again uses that state.
+/// A removed limit has no effect, and its state is kept. Setting it again uses that state.
 #[tokio::test]
 async fn removed_rate_limit_limits_nothing() {
     let fixture = QueueFixture::start().await;

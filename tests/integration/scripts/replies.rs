@@ -197,7 +197,10 @@ async fn settled_event_is_published_once_to_its_waiter() {
         let ReplyOutcome::Processed(results) = told.outcome else { panic!("{id}") };
         assert_eq!(results.get(), format!("{{\"event_id\":\"{id}\"}}"));
         assert!(
-            matches!(fixture.stored_outcome(id).await, Some(ReplyOutcome::Processed(stored)) if stored.get() == results.get())
+            matches!(
+                fixture.stored_outcome(id).await,
+                Some(ReplyOutcome::Processed(stored)) if stored.get() == results.get()
+            )
         );
         let left: i64 = fixture.redis(&["TTL", &fixture.keys.result(id)]).await;
         assert!((1..=60).contains(&left), "{left}");

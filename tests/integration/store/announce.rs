@@ -44,7 +44,10 @@ async fn announcement_creates_a_ready_session(fixture: StoreFixture) {
 }
 
 async fn announced_config_is_replaced_whole_and_absent_fields_stay(fixture: StoreFixture) {
-    let body = json!({"room_id": "r", "live_stream_id": "s", "config": {"a": 1, "egress": {"live_stream_id": "e"}}});
+    let body = json!({
+        "room_id": "r", "live_stream_id": "s",
+        "config": {"a": 1, "egress": {"live_stream_id": "e"}},
+    });
     fixture.announce("a", 0, body).await;
     fixture.announce("b", 1_000, json!({"room_id": "r", "config": {"b": 2}})).await;
     let row = fixture.session("r").await;
@@ -143,7 +146,10 @@ async fn session_row_inserted_by_hand_is_used(fixture: StoreFixture) {
     );
     fixture
         .database
-        .execute("UPDATE sessions SET title = 'by hand', status = 'a word of its own', viewer_count = 4 WHERE room_id = 'r'")
+        .execute(
+            "UPDATE sessions SET title = 'by hand', status = 'a word of its own', \
+             viewer_count = 4 WHERE room_id = 'r'",
+        )
         .await;
     let result = done(fixture.one("mux", mux("e2", IDLE, 2_000, Some("r"), "s")).await);
     assert_eq!((result.old_status, result.new_status), (None, Some(SessionStatus::Idle)));

@@ -22,7 +22,9 @@ async fn content(fixture: &StoreFixture, id: &str) -> Value {
 
 async fn recording_needs_no_session_and_is_linked_to_an_existing_one(fixture: StoreFixture) {
     let created = "video.asset.created";
-    let asset = |id: &str, room: Value| json!({"data": {"id": id, "live_stream_id": "s", "passthrough": room}});
+    let asset = |id: &str, room: Value| {
+        json!({"data": {"id": id, "live_stream_id": "s", "passthrough": room}})
+    };
     let alone = done(fixture.one("mux", event("e1", created, 0, asset("t1", Value::Null))).await);
     assert_eq!((alone.action, alone.room_id), (EventAction::Recorded, None));
     assert_eq!(fixture.database.count("sessions").await, 0);
@@ -63,7 +65,10 @@ async fn recording_keeps_newer_values(fixture: StoreFixture) {
 }
 
 async fn content_is_added_and_removed(fixture: StoreFixture) {
-    let added = json!({"event_type": "content_added", "payload": {"content_id": "c", "title": "Film", "content_type": "movie"}});
+    let added = json!({
+        "event_type": "content_added",
+        "payload": {"content_id": "c", "title": "Film", "content_type": "movie"},
+    });
     let result = done(fixture.one("netflix", event("e1", "content_added", 1_000, added)).await);
     assert_eq!((result.action, result.room_id), (EventAction::Recorded, None));
     let row = content(&fixture, "c").await;
@@ -73,7 +78,10 @@ async fn content_is_added_and_removed(fixture: StoreFixture) {
     );
     let removed = json!({"event_type": "content_removed", "payload": {"content_id": "c"}});
     fixture.one("netflix", event("e2", "content_removed", 3_000, removed)).await;
-    let late = json!({"event_type": "content_updated", "payload": {"content_id": "c", "title": "Film, uncut"}});
+    let late = json!({
+        "event_type": "content_updated",
+        "payload": {"content_id": "c", "title": "Film, uncut"},
+    });
     fixture.one("netflix", event("e3", "content_updated", 2_000, late)).await;
     let row = content(&fixture, "c").await;
     assert_eq!((&row["state"], &row["title"]), (&json!("removed"), &json!("Film, uncut")));

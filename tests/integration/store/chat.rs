@@ -23,7 +23,10 @@ async fn message(fixture: &StoreFixture, id: &str) -> Value {
 }
 
 async fn chat_message_needs_and_creates_no_session(fixture: StoreFixture) {
-    let body = json!({"room": "r", "message": "m", "user": "u1", "name": "Ann", "text": "Hi 👋", "at": time(-500)});
+    let body = json!({
+        "room": "r", "message": "m", "user": "u1", "name": "Ann", "text": "Hi 👋",
+        "at": time(-500),
+    });
     let result = done(fixture.one("studio", event("e1", "said", 0, body)).await);
     assert_eq!(
         (result.action, result.room_id.as_deref(), result.new_status),
@@ -32,8 +35,10 @@ async fn chat_message_needs_and_creates_no_session(fixture: StoreFixture) {
     assert_eq!(fixture.database.count("sessions").await, 0);
     let mut row = message(&fixture, "m").await;
     row.as_object_mut().unwrap().remove("guards");
-    let expected = json!({"platform": "studio", "message_id": "m", "room_id": "r", "user_id": "u1", "user_name": "Ann",
-                          "message": "Hi 👋", "sent_at": time(-500)});
+    let expected = json!({
+        "platform": "studio", "message_id": "m", "room_id": "r", "user_id": "u1",
+        "user_name": "Ann", "message": "Hi 👋", "sent_at": time(-500),
+    });
     assert_eq!(row, expected);
 }
 

@@ -16,8 +16,10 @@ async fn job(fixture: &StoreFixture, id: &str) -> Value {
 }
 
 async fn job_keeps_all_its_values(fixture: StoreFixture) {
-    let body = json!({"job": "j", "progress": 62.5, "step": "Rendering", "url": "https://v", "retries": 2,
-                      "error": null, "made": {"by": ["x", 1.5]}, "phase": "not taken"});
+    let body = json!({
+        "job": "j", "progress": 62.5, "step": "Rendering", "url": "https://v", "retries": 2,
+        "error": null, "made": {"by": ["x", 1.5]}, "phase": "not taken",
+    });
     let result = done(fixture.one("studio", event("e1", "worked", 0, body)).await);
     assert_eq!((result.action, result.room_id), (EventAction::Recorded, None));
     let row = job(&fixture, "j").await;

@@ -203,7 +203,10 @@ async fn keys_of_maximum_length_fit(fixture: StoreFixture) {
             .map(|n| char::from_u32(0x2_0000 + from + n * 37).unwrap())
             .collect()
     };
-    let body = json!({"room_id": long(1), "live_stream_id": long(2), "config": {"egress": {"live_stream_id": long(3)}}});
+    let body = json!({
+        "room_id": long(1), "live_stream_id": long(2),
+        "config": {"egress": {"live_stream_id": long(3)}},
+    });
     fixture.announce("a", 0, body).await;
     let result =
         done(fixture.one("mux", mux(&"i".repeat(256), ACTIVE, 1_000, None, &long(3))).await);

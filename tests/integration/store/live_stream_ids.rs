@@ -44,7 +44,10 @@ async fn live_stream_id_in_the_config_finds_the_session(fixture: StoreFixture) {
     assert_eq!(room_of(&fixture, "e1", 1_000, "s").await.as_deref(), Some("r"));
     fixture
         .database
-        .execute("INSERT INTO sessions (room_id, config, created_at) VALUES ('hand', '{\"egress\": {\"live_stream_id\": 42}}', '2020-01-01T00:00:00Z')")
+        .execute(
+            "INSERT INTO sessions (room_id, config, created_at) \
+             VALUES ('hand', '{\"egress\": {\"live_stream_id\": 42}}', '2020-01-01T00:00:00Z')",
+        )
         .await;
     assert_eq!(
         room_of(&fixture, "e2", 1_000, "42").await.as_deref(),
@@ -92,7 +95,8 @@ async fn replay_after_its_announcement_takes_effect(fixture: StoreFixture) {
 async fn live_stream_id_set_by_hand_counts_from_its_creation(fixture: StoreFixture) {
     let hand = |room: &str, at: i64| {
         format!(
-            "INSERT INTO sessions (room_id, live_stream_id, created_at) VALUES ('{room}', 's', '{}')",
+            "INSERT INTO sessions (room_id, live_stream_id, created_at) \
+             VALUES ('{room}', 's', '{}')",
             shared::clock::rfc3339(T0 + at)
         )
     };

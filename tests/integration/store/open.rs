@@ -68,7 +68,8 @@ async fn database_with_another_identity_is_an_outage(fixture: StoreFixture) {
 }
 
 async fn older_binary_starts_beside_newer_migrations(fixture: StoreFixture) {
-    let newer = "INSERT INTO tributary_migrations (version, description, success, checksum, execution_time) \
+    let newer = "INSERT INTO tributary_migrations \
+        (version, description, success, checksum, execution_time) \
         VALUES (9000, 'from the future', true, '00', 1)";
     fixture.database.execute(newer).await;
     fixture.database.execute("ALTER TABLE sessions ADD COLUMN from_the_future TEXT").await;

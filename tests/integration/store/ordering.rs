@@ -95,7 +95,8 @@ async fn results_name_the_action(fixture: StoreFixture) {
     fixture.announce("a", 0, json!({"room_id": "r", "live_stream_id": "s"})).await;
     let result = done(fixture.one("mux", mux("e1", ACTIVE, 2_000, Some("r"), "s")).await);
     let expected = json!({
-        "processed": true, "action": "status_updated", "room_id": "r", "old_status": "ready", "new_status": "live",
+        "processed": true, "action": "status_updated", "room_id": "r",
+        "old_status": "ready", "new_status": "live",
         "live_stream_id": "s", "event_id": "e1", "event_type": ACTIVE,
     });
     assert_eq!(serde_json::to_value(&result).unwrap(), expected);

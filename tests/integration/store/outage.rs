@@ -121,11 +121,14 @@ async fn postgres_restart_between_batches_fails_no_batch() {
 async fn postgres_session_has_the_required_settings() {
     let (_server, fixture) = own_server().await;
     for statement in [
-        "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET synchronous_commit = off', current_database()); END $$",
+        "DO $$ BEGIN EXECUTE \
+         format('ALTER DATABASE %I SET synchronous_commit = off', current_database()); END $$",
         "CREATE TABLE seen (setting TEXT)",
-        "CREATE FUNCTION note() RETURNS trigger AS $$ BEGIN INSERT INTO seen SELECT name || ' ' || current_setting(name) \
-         FROM unnest(ARRAY['synchronous_commit', 'idle_in_transaction_session_timeout', 'lock_timeout', 'statement_timeout', \
-         'tcp_keepalives_idle', 'tcp_keepalives_interval', 'tcp_keepalives_count']) AS name; RETURN NEW; END $$ LANGUAGE plpgsql",
+        "CREATE FUNCTION note() RETURNS trigger AS $$ BEGIN \
+         INSERT INTO seen SELECT name || ' ' || current_setting(name) \
+         FROM unnest(ARRAY['synchronous_commit', 'idle_in_transaction_session_timeout', \
+         'lock_timeout', 'statement_timeout', 'tcp_keepalives_idle', 'tcp_keepalives_interval', \
+         'tcp_keepalives_count']) AS name; RETURN NEW; END $$ LANGUAGE plpgsql",
         "CREATE TRIGGER note BEFORE INSERT ON tributary_meta FOR EACH ROW EXECUTE FUNCTION note()",
     ] {
         fixture.database.execute(statement).await;
@@ -220,7 +223,8 @@ async fn frozen_transaction_ends_by_its_idle_timeout() {
 }
 
 async fn waiting(fixture: &StoreFixture) -> bool {
-    let sql = "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()";
+    let sql = "SELECT pid FROM pg_stat_activity \
+        WHERE wait_event_type = 'Lock' AND datname = current_database()";
     !fixture.database.rows(sql, &[]).await.is_empty()
 }
 

@@ -241,7 +241,8 @@ async fn unreadable_creation_time_counts_as_long_ago(fixture: StoreFixture) {
         tests::database::Database::Postgres(_) => "infinity",
     };
     let sql = format!(
-        "INSERT INTO sessions (room_id, live_stream_id, created_at) VALUES ('r', 's', '{unreadable}')"
+        "INSERT INTO sessions (room_id, live_stream_id, created_at) \
+         VALUES ('r', 's', '{unreadable}')"
     );
     fixture.database.execute(&sql).await;
     fixture.one("partner", event("e1", "offline", 0, json!({"stream": "s"}))).await;

@@ -59,7 +59,8 @@ fn said(run: &str, n: usize, seed: &EventSeed) -> (&'static str, TestEvent) {
     let given = |bit: u8, value: Value| if has(bit) { value } else { Value::Null };
     let own = |kind, body| ("studio", event(&id, kind, at, body));
     let mux = |kind| {
-        let body = json!({"data": {"id": format!("{run}-s{}", seed.room), "passthrough": given(0, json!(shared_room))}});
+        let stream = format!("{run}-s{}", seed.room);
+        let body = json!({"data": {"id": stream, "passthrough": given(0, json!(shared_room))}});
         ("mux", event(&id, kind, at, body))
     };
     match seed.kind {
@@ -99,26 +100,30 @@ fn said(run: &str, n: usize, seed: &EventSeed) -> (&'static str, TestEvent) {
         10 => own("taping", json!({"tape": thing, "room": given(0, json!(own_room))})),
         11 | 12 => own(
             "watched",
-            json!({"room": own_room, "n": n, "peak": given(0, json!(n)), "viewer": given(1, json!(id)),
+            json!({"room": own_room, "n": n, "peak": given(0, json!(n)),
+                   "viewer": given(1, json!(id)),
                    "change": given(2, json!(n as i64 - 5))}),
         ),
         13 => own(
             "said",
-            json!({"message": thing, "room": own_room, "user": given(0, json!(id)), "name": given(1, json!(id)),
+            json!({"message": thing, "room": own_room, "user": given(0, json!(id)),
+                   "name": given(1, json!(id)),
                    "text": given(2, json!(id)), "at": given(3, json!(time(at)))}),
         ),
         // An explicit null clears a column, an absent value keeps it.
         14 => own(
             "worked",
-            json!({"job": thing, "progress": given(0, json!(n)), "step": given(1, json!(id)), "n": n,
-                   "url": given(2, json!(id)), "retries": given(3, json!(n)), "error": given(4, json!({"n": n}))}),
+            json!({"job": thing, "progress": given(0, json!(n)), "step": given(1, json!(id)),
+                   "n": n, "url": given(2, json!(id)), "retries": given(3, json!(n)),
+                   "error": given(4, json!({"n": n}))}),
         ),
         15 if has(0) => own("failed", json!({"job": thing, "error": given(1, json!(id))})),
         15 => own("failed", json!({"job": thing})),
         _ if has(7) => own("removed", json!({"item": thing})),
         _ => own(
             "added",
-            json!({"item": thing, "title": given(0, json!(n)), "kind": given(1, json!(id)), "more": given(2, json!([n]))}),
+            json!({"item": thing, "title": given(0, json!(n)), "kind": given(1, json!(id)),
+                   "more": given(2, json!([n]))}),
         ),
     }
 }

@@ -19,11 +19,16 @@ on_both!(
 async fn suppress_writes(fixture: &StoreFixture, verb: &str, table: &str) {
     let sql = match &fixture.database {
         Database::Sqlite(_) => {
-            format!("CREATE TRIGGER swallow_{table} BEFORE {verb} ON {table} BEGIN SELECT RAISE(IGNORE); END")
+            format!(
+                "CREATE TRIGGER swallow_{table} BEFORE {verb} ON {table} \
+                 BEGIN SELECT RAISE(IGNORE); END"
+            )
         }
         Database::Postgres(_) => format!(
-            "CREATE OR REPLACE FUNCTION swallow() RETURNS trigger AS $$ BEGIN RETURN NULL; END $$ LANGUAGE plpgsql;
-             CREATE TRIGGER swallow_{table} BEFORE {verb} ON {table} FOR EACH ROW EXECUTE FUNCTION swallow()"
+            "CREATE OR REPLACE FUNCTION swallow() RETURNS trigger AS $$ BEGIN RETURN NULL; END $$ \
+             LANGUAGE plpgsql; \
+             CREATE TRIGGER swallow_{table} BEFORE {verb} ON {table} \
+             FOR EACH ROW EXECUTE FUNCTION swallow()"
         ),
     };
     fixture.database.execute(&sql).await;
@@ -120,8 +125,10 @@ async fn trigger_with_a_sqlstate_of_its_own_is_a_rejection() {
     let fixture = StoreFixture::postgres().await;
     for statement in [
         "CREATE FUNCTION deny() RETURNS trigger AS $$ BEGIN
-         RAISE EXCEPTION 'not here' USING ERRCODE = 'insufficient_privilege'; END $$ LANGUAGE plpgsql",
-        "CREATE TRIGGER deny BEFORE INSERT ON contents FOR EACH ROW WHEN (NEW.content_id = 'no') EXECUTE FUNCTION deny()",
+         RAISE EXCEPTION 'not here' USING ERRCODE = 'insufficient_privilege'; END $$ \
+         LANGUAGE plpgsql",
+        "CREATE TRIGGER deny BEFORE INSERT ON contents FOR EACH ROW \
+         WHEN (NEW.content_id = 'no') EXECUTE FUNCTION deny()",
     ] {
         fixture.database.execute(statement).await;
     }
@@ -140,9 +147,14 @@ async fn row_level_security_refuses_the_event_not_the_worker() {
     );
     for statement in [
         format!("CREATE ROLE {role} LOGIN PASSWORD 'limited'"),
-        format!("GRANT ALL ON ALL TABLES IN SCHEMA public TO {role}; GRANT ALL ON SCHEMA public TO {role}"),
+        format!(
+            "GRANT ALL ON ALL TABLES IN SCHEMA public TO {role}; \
+             GRANT ALL ON SCHEMA public TO {role}"
+        ),
         "ALTER TABLE contents ENABLE ROW LEVEL SECURITY".to_owned(),
-        "CREATE POLICY own ON contents USING (content_id <> 'hidden') WITH CHECK (content_id <> 'no')".to_owned(),
+        "CREATE POLICY own ON contents USING (content_id <> 'hidden') \
+         WITH CHECK (content_id <> 'no')"
+            .to_owned(),
     ] {
         fixture.database.execute(&statement).await;
     }
@@ -221,9 +233,11 @@ async fn trigger_that_cannot_run_is_a_rejection_that_names_it() {
         fixture
             .database
             .execute(&format!(
-                "CREATE OR REPLACE FUNCTION audit() RETURNS trigger AS $$ BEGIN {body} RETURN NEW; END $$ \
+                "CREATE OR REPLACE FUNCTION audit() RETURNS trigger AS $$ \
+                 BEGIN {body} RETURN NEW; END $$ \
                  LANGUAGE plpgsql; DROP TRIGGER IF EXISTS audit ON contents; \
-                 CREATE TRIGGER audit BEFORE INSERT ON contents FOR EACH ROW EXECUTE FUNCTION audit()"
+                 CREATE TRIGGER audit BEFORE INSERT ON contents \
+                 FOR EACH ROW EXECUTE FUNCTION audit()"
             ))
             .await;
         let said = event(&format!("e{n}"), "added", 0, json!({"item": "i"}));
@@ -244,7 +258,8 @@ async fn trigger_that_always_asks_for_a_retry_is_a_rejection() {
                 "CREATE OR REPLACE FUNCTION again() RETURNS trigger AS $$ BEGIN \
                  RAISE EXCEPTION 'not now' USING ERRCODE = '{code}'; END $$ LANGUAGE plpgsql; \
                  DROP TRIGGER IF EXISTS again ON contents; \
-                 CREATE TRIGGER again BEFORE INSERT ON contents FOR EACH ROW EXECUTE FUNCTION again()"
+                 CREATE TRIGGER again BEFORE INSERT ON contents \
+                 FOR EACH ROW EXECUTE FUNCTION again()"
             ))
             .await;
         let text = refusal(&fixture, &event(code, "added", 0, json!({"item": "i"}))).await;
@@ -300,7 +315,8 @@ async fn role_under_row_security(fixture: &StoreFixture) -> (String, String) {
     for statement in [
         format!("CREATE ROLE {role} LOGIN PASSWORD 'limited'"),
         format!(
-            "GRANT ALL ON ALL TABLES IN SCHEMA public TO {role}; GRANT ALL ON SCHEMA public TO {role}"
+            "GRANT ALL ON ALL TABLES IN SCHEMA public TO {role}; \
+             GRANT ALL ON SCHEMA public TO {role}"
         ),
     ] {
         fixture.database.execute(&statement).await;

@@ -74,7 +74,13 @@ async fn new_broadcast_clears_the_viewer_count(fixture: StoreFixture) {
 }
 
 async fn viewer_data_is_merged_into_the_data_column(fixture: StoreFixture) {
-    fixture.database.execute("INSERT INTO sessions (room_id, platform, scope, data) VALUES ('r', 'studio', 'own', '{\"mine\":{\"a\":[1]}}')").await;
+    fixture
+        .database
+        .execute(
+            "INSERT INTO sessions (room_id, platform, scope, data) \
+             VALUES ('r', 'studio', 'own', '{\"mine\":{\"a\":[1]}}')",
+        )
+        .await;
     let more = |id: &str, at, more: Value| {
         let mut body = json!({"room": "r", "n": 1});
         body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());

@@ -71,7 +71,11 @@ pub(crate) async fn events(
                 let outcomes =
                     queue.enqueue(&keys, &POLICY, &events.iter().collect::<Vec<_>>()).await?;
                 let accepted = outcomes.iter().all(|outcome| *outcome == Enqueued::Accepted);
-                if accepted { Ok(()) } else { Err::<(), LoadError>("an event was not queued".into()) }
+                if accepted {
+                    Ok(())
+                } else {
+                    Err::<(), LoadError>("an event was not queued".into())
+                }
             });
             try_join_all(calls).await?;
         }

@@ -90,7 +90,10 @@ async fn queueing(
     offered.check(server_name, 202, figures);
     let queued: u64 = redis.command(&["XLEN", STREAM]).await;
     if queued != offered.count(202) {
-        figures.fault(format!("{server_name}: {} events accepted, {queued} queued", offered.count(202)));
+        figures.fault(format!(
+            "{server_name}: {} events accepted, {queued} queued",
+            offered.count(202)
+        ));
     }
     Ok(offered)
 }
@@ -104,7 +107,11 @@ fn local() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], ports::free()))
 }
 
-async fn listening(server_name: &str, address: SocketAddr, server: &Process) -> Result<(), LoadError> {
+async fn listening(
+    server_name: &str,
+    address: SocketAddr,
+    server: &Process,
+) -> Result<(), LoadError> {
     let condition = format!("{server_name} listens");
     let connect = async || {
         TcpStream::connect(address).await.map(drop).map_err(|e| format!("{e}; {}", server.tail()))

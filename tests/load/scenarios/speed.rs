@@ -107,7 +107,7 @@ async fn commands(options: &LoadOptions, figures: &mut Figures) -> Result<f64, L
 
 /// Measures ingress alone, a worker alone, and both together at full speed and at half of it.
 ///
-/// Returns the figures of ingress alone, and the Redis CPU per event of the first two parts, in µs.
+/// Returns the figures of ingress alone, and the Redis CPU per event of the first two, in µs.
 async fn system(
     options: &LoadOptions,
     appendfsync: &'static str,
@@ -144,8 +144,8 @@ async fn system(
     if let (ALWAYS, Some(peak)) = (appendfsync, peak) {
         figures.goal(Goal::MemoryIngress, peak);
     }
-    check_accounted(&stack, &system_name, full.count(202) + together.accepted + paced.accepted, figures)
-        .await;
+    let accepted = full.count(202) + together.accepted + paced.accepted;
+    check_accounted(&stack, &system_name, accepted, figures).await;
     Ok((full, redis_cpu))
 }
 
