@@ -121,7 +121,7 @@ impl BenchSubject {
     fn queued(&self) -> Result<Vec<NewEvent>, Box<dyn Error>> {
         let queued = |(headers, body): &(Vec<(String, String)>, Bytes)| {
             let verified = verify(&self.platform.scheme, &self.keys, headers, body, NOW_MS);
-            match identify(&self.platform, &genuine.map_err(|refusal| refusal.to_string())?, body)?
+            match identify(&self.platform, &verified.map_err(|refusal| refusal.to_string())?, body)?
             {
                 Identified::One(event) => Ok(event),
                 Identified::Batch(_) | Identified::Unusable(_) => Err("not one event".into()),

@@ -167,8 +167,8 @@ async fn rejected_event_is_rejected_with_and_without_ledger_lookup(fixture: Stor
 async fn redeliveries_are_known_batch_after_batch(fixture: StoreFixture) {
     fixture.announce("a", 0, json!({"room_id": "r"})).await;
     let kinds = [ACTIVE, IDLE, DISCONNECTED];
-    let said = |n: usize| mux(&format!("e{n:02}"), kinds[n % 3], n as i64, Some("r"), "s");
-    let events: Vec<PlannedEvent> = (0..40).map(|n| fixture.plan("mux", &said(n))).collect();
+    let delivery = |n: usize| mux(&format!("e{n:02}"), kinds[n % 3], n as i64, Some("r"), "s");
+    let events: Vec<PlannedEvent> = (0..40).map(|n| fixture.plan("mux", &delivery(n))).collect();
     for batch in events.chunks(10) {
         fixture.try_apply("mux", batch).await.unwrap().into_iter().for_each(|one| drop(done(one)));
     }

@@ -49,7 +49,7 @@ fn cases() -> impl Strategy<Value = ReorderCase> {
 }
 
 /// Returns event `n` and its platform. `run` is part of every key, so that runs do not interfere.
-fn said(run: &str, n: usize, seed: &EventSeed) -> (&'static str, TestEvent) {
+fn generated_event(run: &str, n: usize, seed: &EventSeed) -> (&'static str, TestEvent) {
     let at = n as i64 * 1_000;
     let id = format!("{run}-{n}");
     let shared_room = format!("{run}-shared-{}", seed.room);
@@ -200,9 +200,9 @@ async fn rows(fixture: &StoreFixture, run: &str) -> Vec<Value> {
 async fn check(fixture: &StoreFixture, case: &ReorderCase, run: u32) -> Result<(), TestCaseError> {
     let (first, second) = (format!("a{run:06}"), format!("b{run:06}"));
     let plan = |run: &str| -> Vec<(&'static str, PlannedEvent)> {
-        let said = case.seeds.iter().enumerate().map(|(n, seed)| said(run, n, seed));
+        let events = case.seeds.iter().enumerate().map(|(n, seed)| generated_event(run, n, seed));
         let mut planned: Vec<_> =
-            said.map(|(platform, event)| (platform, fixture.plan(platform, &event))).collect();
+            events.map(|(platform, event)| (platform, fixture.plan(platform, &event))).collect();
         // Event times are distinct. Equal origins give both runs the same order keys.
         for (n, (_, planned)) in planned.iter_mut().enumerate() {
             planned.order.origin.seq = n as u64;

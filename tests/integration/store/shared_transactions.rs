@@ -20,11 +20,11 @@ on_both!(
 /// Platform and events of each part.
 type PartInputs = Vec<(&'static str, Vec<TestEvent>)>;
 
-fn planned(fixture: &StoreFixture, said: &PartInputs) -> Vec<(&'static str, Vec<PlannedEvent>)> {
+fn planned(fixture: &StoreFixture, inputs: &PartInputs) -> Vec<(&'static str, Vec<PlannedEvent>)> {
     let plan = |(platform, events): &(&'static str, Vec<TestEvent>)| {
         (*platform, events.iter().map(|event| fixture.plan(platform, event)).collect())
     };
-    said.iter().map(plan).collect()
+    inputs.iter().map(plan).collect()
 }
 
 async fn try_together(
@@ -48,8 +48,8 @@ async fn try_together(
     Ok(applied)
 }
 
-async fn together(fixture: &StoreFixture, said: PartInputs) -> Vec<Vec<Applied>> {
-    try_together(&fixture.store, fixture, &planned(fixture, &said)).await.unwrap()
+async fn together(fixture: &StoreFixture, inputs: PartInputs) -> Vec<Vec<Applied>> {
+    try_together(&fixture.store, fixture, &planned(fixture, &inputs)).await.unwrap()
 }
 
 fn live(id: &str, at: i64, room: &str) -> TestEvent {
@@ -142,13 +142,13 @@ async fn part_sees_rows_created_by_an_earlier_part(fixture: StoreFixture) {
 async fn rejected_event_rolls_back_all_parts(fixture: StoreFixture) {
     fixture.refuse_title("poison").await;
     let poison = event("poison", "live", 9, json!({"room": "p", "title": "poison"}));
-    let said = vec![
+    let inputs = vec![
         ("netflix", vec![event("n", "unheard-of", 1, json!({}))]),
         ("rival", vec![live("good", 1, "rivals")]),
         ("studio", vec![live("good", 1, "studios"), poison]),
         ("studio", vec![live("later", 2, "studios")]),
     ];
-    let parts = planned(&fixture, &said);
+    let parts = planned(&fixture, &inputs);
     match try_together(&fixture.store, &fixture, &parts).await {
         Err(StoreError::Rejected(_)) => {}
         other => panic!("{other:?}"),
@@ -188,10 +188,10 @@ async fn parts_applied_by_two_workers_take_effect_once(fixture: StoreFixture) {
             };
             rooms.iter().map(one).collect()
         };
-        let said = |rooms: &[i64]| {
+        let inputs = |rooms: &[i64]| {
             vec![("rival", events("rival", rooms)), ("studio", events("studio", rooms))]
         };
-        let mut first = planned(&fixture, &said(&rooms));
+        let mut first = planned(&fixture, &inputs(&rooms));
         let mut second = first.clone();
         first.iter_mut().for_each(|(_, events)| events.rotate_left(1));
         second.iter_mut().for_each(|(_, events)| events.reverse());
@@ -217,7 +217,7 @@ async fn parts_applied_by_two_workers_take_effect_once(fixture: StoreFixture) {
 async fn deadlock_is_retried_as_a_lost_race() {
     let fixture = StoreFixture::postgres().await;
     let (one, two) = (open(&fixture.database).await, open(&fixture.database).await);
-    let said = |round: i64, worker: usize| {
+    let inputs = |round: i64, worker: usize| {
         let one = |platform: &'static str| {
             let rooms = (0..20)
                 .map(|n| live(&format!("{round}-{worker}-{n}"), round, &format!("{platform}-{n}")));
@@ -225,10 +225,10 @@ async fn deadlock_is_retried_as_a_lost_race() {
         };
         vec![one("rival"), one("studio")]
     };
-    together(&fixture, said(0, 9)).await;
+    together(&fixture, inputs(0, 9)).await;
     for round in 1..=5 {
         let (first, mut second) =
-            (planned(&fixture, &said(round, 1)), planned(&fixture, &said(round, 2)));
+            (planned(&fixture, &inputs(round, 1)), planned(&fixture, &inputs(round, 2)));
         second.reverse();
         let (first, second) = tokio::join!(
             try_together(&one, &fixture, &first),

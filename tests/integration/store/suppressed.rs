@@ -44,8 +44,8 @@ async fn restore_writes(fixture: &StoreFixture, table: &str) {
 }
 
 /// Returns the error text of a rejected event.
-async fn refusal(fixture: &StoreFixture, said: &TestEvent) -> String {
-    let planned = [fixture.plan("studio", said)];
+async fn refusal(fixture: &StoreFixture, input: &TestEvent) -> String {
+    let planned = [fixture.plan("studio", input)];
     match fixture.try_apply("studio", &planned).await {
         Err(StoreError::Rejected(cause)) => cause.to_string(),
         other => panic!("{other:?}"),
@@ -64,16 +64,16 @@ async fn suppressed_insert_of_each_table_is_rejected_and_named(fixture: StoreFix
         ),
         ("webhook_events", event("f", "unheard-of", 0, json!({}))),
     ];
-    for (table, said) in &cases {
+    for (table, input) in &cases {
         suppress_writes(&fixture, "INSERT", table).await;
-        let text = refusal(&fixture, said).await;
+        let text = refusal(&fixture, input).await;
         assert!(text.contains(&format!("insert into {table} changed no row")), "{table}: {text}");
         restore_writes(&fixture, table).await;
         assert_eq!(fixture.database.count("webhook_events").await, 0, "{table}");
     }
     fixture.store.probe().await.unwrap();
-    for (table, said) in cases {
-        done(fixture.one("studio", said).await);
+    for (table, input) in cases {
+        done(fixture.one("studio", input).await);
         assert!(fixture.database.count(table).await > 0, "{table}");
     }
 }
@@ -81,15 +81,15 @@ async fn suppressed_insert_of_each_table_is_rejected_and_named(fixture: StoreFix
 async fn suppressed_update_is_rejected_and_named(fixture: StoreFixture) {
     fixture.one("studio", event("a", "live", 0, json!({"room": "r", "stream": "s"}))).await;
     fixture.one("studio", event("b", "worked", 0, json!({"job": "j"}))).await;
-    for (table, said) in [
+    for (table, input) in [
         ("sessions", event("c", "offline", 1_000, json!({"room": "r"}))),
         ("jobs", event("d", "failed", 1_000, json!({"job": "j"}))),
     ] {
         suppress_writes(&fixture, "UPDATE", table).await;
-        let text = refusal(&fixture, &said).await;
+        let text = refusal(&fixture, &input).await;
         assert!(text.contains(&format!("update of {table} changed no row")), "{table}: {text}");
         restore_writes(&fixture, table).await;
-        done(fixture.one("studio", said).await);
+        done(fixture.one("studio", input).await);
     }
     assert_eq!(fixture.session("r").await["status"], "ended");
 }
@@ -175,17 +175,17 @@ async fn row_level_security_refuses_the_event_not_the_worker() {
 async fn dropped_rule_suppresses_no_more() {
     let fixture = StoreFixture::postgres().await;
     done(fixture.one("studio", event("a", "worked", 0, json!({"job": "j"}))).await);
-    for (verb, said) in [
+    for (verb, input) in [
         ("INSERT", event("b", "added", 0, json!({"item": "i"}))),
         ("UPDATE", event("c", "removed", 1_000, json!({"item": "i"}))),
     ] {
         let rule = format!("CREATE RULE swallow AS ON {verb} TO contents DO INSTEAD NOTHING");
         fixture.database.execute(&rule).await;
         for _ in 0..3 {
-            refusal(&fixture, &said).await;
+            refusal(&fixture, &input).await;
         }
         fixture.database.execute("DROP RULE swallow ON contents").await;
-        done(fixture.one("studio", said).await);
+        done(fixture.one("studio", input).await);
     }
 }
 
@@ -193,7 +193,7 @@ async fn dropped_rule_suppresses_no_more() {
 async fn changed_column_type_costs_no_event() {
     let fixture = StoreFixture::postgres().await;
     for (n, table) in ["contents", "jobs", "sessions"].into_iter().enumerate() {
-        let said = |id: &str, at| {
+        let input = |id: &str, at| {
             let id = format!("{id}{n}");
             match table {
                 "contents" => event(&id, "added", at, json!({"item": "i"})),
@@ -207,13 +207,13 @@ async fn changed_column_type_costs_no_event() {
             _ => "live_stream_id",
         };
         for at in 0..3 {
-            done(fixture.one("studio", said(&format!("before-{at}"), at)).await);
+            done(fixture.one("studio", input(&format!("before-{at}"), at)).await);
         }
         fixture
             .database
             .execute(&format!("ALTER TABLE {table} ALTER {column} TYPE varchar(4000)"))
             .await;
-        done(fixture.one("studio", said("after", 10)).await);
+        done(fixture.one("studio", input("after", 10)).await);
     }
 }
 
@@ -240,8 +240,8 @@ async fn trigger_that_cannot_run_is_a_rejection_that_names_it() {
                  FOR EACH ROW EXECUTE FUNCTION audit()"
             ))
             .await;
-        let said = event(&format!("e{n}"), "added", 0, json!({"item": "i"}));
-        let text = refusal(&fixture, &said).await;
+        let input = event(&format!("e{n}"), "added", 0, json!({"item": "i"}));
+        let text = refusal(&fixture, &input).await;
         assert!(text.contains("audit()"), "{text}");
         fixture.store.probe().await.unwrap();
     }
@@ -283,8 +283,8 @@ async fn rows_hidden_from_updates_alone_are_rejections() {
         ),
     ];
     let (url, role) = role_under_row_security(&fixture).await;
-    for (table, mut said) in cases {
-        done(fixture.one("studio", event(&said.id, said.kind, said.at, said.body.clone())).await);
+    for (table, mut input) in cases {
+        done(fixture.one("studio", event(&input.id, input.kind, input.at, input.body.clone())).await);
         for statement in [
             format!("ALTER TABLE {table} ENABLE ROW LEVEL SECURITY"),
             format!("CREATE POLICY read ON {table} FOR SELECT USING (true)"),
@@ -293,9 +293,9 @@ async fn rows_hidden_from_updates_alone_are_rejections() {
             fixture.database.execute(&statement).await;
         }
         let store = Store::open(&SecretString::from(url.clone()), &options()).await.unwrap();
-        said.id.push_str("-again");
-        said.at += 1_000;
-        let planned = [fixture.plan("studio", &said)];
+        input.id.push_str("-again");
+        input.at += 1_000;
+        let planned = [fixture.plan("studio", &input)];
         match store.apply(fixture.platform("studio"), &planned).await {
             Err(StoreError::Rejected(cause)) => {
                 assert!(cause.to_string().contains(table), "{table}: {cause}");

@@ -33,12 +33,12 @@ pub(crate) async fn measure(options: &LoadOptions, figures: &mut Figures) -> Res
     Ok(())
 }
 
-fn add_figures(who: &str, start: u8, took: Duration, goal: Goal, figures: &mut Figures) {
+fn add_figures(process_name: &str, start: u8, took: Duration, goal: Goal, figures: &mut Figures) {
     let ms = took.as_secs_f64() * 1e3;
     if start == 0 {
-        figures.add(SECTION, "the first, on empty Redis and no database", who, ms);
+        figures.add(SECTION, "the first, on empty Redis and no database", process_name, ms);
     }
-    figures.add(SECTION, "all", who, ms);
+    figures.add(SECTION, "all", process_name, ms);
     figures.goal(goal, ms);
 }
 
