@@ -441,5 +441,6 @@ pub(crate) fn retry_after(wait: Duration) -> u64 {
     u64::try_from(wait.as_millis().div_ceil(1000)).unwrap_or(u64::MAX).max(1)
 }
 
+pub(crate) mod codes;
 #[cfg(test)]
 pub(crate) mod tests;

@@ -37,6 +37,7 @@ mod upgrade;
 
 pub use app::{RunError, run};
 pub use config::Config;
+pub use error::codes::{ANSWER_CODES, AnswerCode};
 pub use pipeline::identify::{Identified, IdentifyError, identify};
 pub use pipeline::preferred_wait;
 pub use redis_gate::RedisMismatchError;

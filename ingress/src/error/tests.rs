@@ -272,3 +272,24 @@ fn enqueue_error_says_whether_the_event_may_be_queued() {
         assert_eq!(Error::from(lost).spec().errcode, errcode);
     }
 }
+
+#[test]
+fn errcode_table_matches_the_errors() {
+    use std::collections::{BTreeMap, BTreeSet};
+    let mut expected = BTreeMap::<&str, BTreeSet<u16>>::new();
+    let mut busy = BTreeSet::new();
+    for (error, ..) in table() {
+        expected.entry(error.errcode()).or_default().insert(error.spec().status);
+        if matches!(error, Error::RateLimited { .. } | Error::BodyTimeout) {
+            busy.insert(error.errcode());
+        }
+    }
+    expected.insert(codes::PROCESSING_ERROR, BTreeSet::from([200]));
+    for code in codes::ANSWER_CODES {
+        let statuses: Vec<u16> =
+            expected.remove(code.errcode).unwrap_or_default().into_iter().collect();
+        assert_eq!(statuses, code.statuses, "{}", code.errcode);
+        assert_eq!(busy.contains(code.errcode), code.busy_status, "{}", code.errcode);
+    }
+    assert_eq!(expected.keys().collect::<Vec<_>>(), Vec::<&&str>::new());
+}

@@ -15,6 +15,7 @@ use shared::queue::ReplyOutcome;
 use utoipa::ToSchema;
 
 use super::respond;
+use crate::error::codes::PROCESSING_ERROR;
 use crate::openapi::results::EventResultsDoc;
 use crate::pipeline::{IngestReply, IngestStatus, ResultWaiter};
 use crate::targets::IngestTarget;
@@ -79,7 +80,7 @@ pub(super) async fn wait_response(
 }
 
 fn failed(answer: &IngestReply, code: &str, target: &IngestTarget) -> serde_json::Result<Vec<u8>> {
-    let (errcode, event_id) = ("E_WEBHOOK_PROCESSING_ERROR", answer.event_id.as_str());
+    let (errcode, event_id) = (PROCESSING_ERROR, answer.event_id.as_str());
     let erresid = &format!("{:012x}", rand::random::<u64>() >> 16);
     tracing::warn!(
         erresid,
