@@ -35,7 +35,7 @@ fn of(program: Program, topic: Topic) -> impl Iterator<Item = &'static Variable>
 
 fn help_entry(variable: &Variable) -> String {
     let default = match variable.default_text() {
-        Some(default) => format!(" [default: {default}]"),
+        Some(default) => format!(" [default: {default}{}]", variable.unnamed_unit()),
         None => String::new(),
     };
     let lines = wrap(&format!("{}{default}", variable.summary), WIDTH - SUMMARY_COLUMN - 2);
@@ -48,8 +48,7 @@ fn help_entry(variable: &Variable) -> String {
     text
 }
 
-/// Splits `text` at blanks into lines of at most `width` characters; a longer word has a line of its
-/// own.
+/// Splits `text` at blanks into lines of at most `width` characters. A longer word gets a line.
 pub(super) fn wrap(text: &str, width: usize) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     for word in text.split_whitespace() {
@@ -79,6 +78,37 @@ impl Variable {
             Values::Duration { default: Some(default), .. } => Some(default.to_string()),
             Values::Size { default, .. } => Some(default.to_string()),
         }
+    }
+
+    /// Unit of a bare number, after a blank, unless the name ends in it or there is none.
+    fn unnamed_unit(&self) -> &'static str {
+        match self.values {
+            Values::Duration { unit: TimeUnit::Milliseconds, .. }
+                if !self.name.ends_with("_MS") =>
+            {
+                " ms"
+            }
+            _ => "",
+        }
+    }
+
+    /// Summary as Markdown: what is no plain word is code.
+    fn summary_markdown(&self) -> String {
+        let is_code = |word: &str| {
+            word.contains(['_', '<', '*', '[', '=', '@', '/', ':'])
+                || matches!(word, "true" | "false")
+                || matches!(self.values, Values::Choice { of } if of.contains(&word))
+        };
+        let mut words = self.summary.split(' ').map(|word| {
+            let core = word.trim_end_matches([',', ';', ':']);
+            let end = word.get(core.len()..).unwrap_or_default();
+            if is_code(core) { format!("`{core}`{end}") } else { word.to_owned() }
+        });
+        let mut first = words.next().unwrap_or_default();
+        if let Some(letter) = first.get_mut(0..1) {
+            letter.make_ascii_uppercase();
+        }
+        words.fold(first, |text, word| format!("{text} {word}"))
     }
 
     /// The values that it takes, as a phrase.
@@ -139,10 +169,7 @@ pub fn reference_markdown() -> String {
                 Values::Duration { default: None, .. } => format!("default {default}"),
                 _ => format!("default `{default}`"),
             }));
-            let mut summary = variable.summary.to_owned();
-            if let Some(first) = summary.get_mut(0..1) {
-                first.make_ascii_uppercase();
-            }
+            let summary = variable.summary_markdown();
             let entry = format!(
                 "`{}` ({}): {summary}. {}",
                 variable.name,
@@ -172,7 +199,11 @@ pub fn env_file() -> String {
             {
                 continue;
             }
-            for line in wrap(variable.summary, WIDTH - 2) {
+            let unit = match variable.unnamed_unit() {
+                "" => String::new(),
+                unit => format!(", in{unit}"),
+            };
+            for line in wrap(&format!("{}{unit}", variable.summary), WIDTH - 2) {
                 text.push_str(&format!("# {line}\n"));
             }
             let default = match variable.values {
@@ -215,6 +246,28 @@ mod tests {
         let entry =
             "- `MAX_WAITERS` (ingress; 0 to 1,000,000; default `10000`): Requests that wait";
         assert!(text.contains(entry), "{text}");
+    }
+
+    #[test]
+    fn markdown_shows_values_as_code() {
+        let text = reference_markdown();
+        for part in [
+            "`redis://[user:password@]host[:port][/db]`; several nodes",
+            "named `webhook_<n>`.",
+            "default `warn`): `warn`: report",
+            "`true`: the statistics",
+        ] {
+            assert!(text.contains(part), "{part} is missing in\n{text}");
+        }
+    }
+
+    #[test]
+    fn unit_is_shown_if_the_name_lacks_it() {
+        let help = environment_help(Program::Worker);
+        assert!(help.contains("attempt [default: 10000 ms]"), "{help}");
+        assert!(help.contains("[default: 1000]"), "{help}");
+        let file = env_file();
+        assert!(file.contains("# length of that window, in ms\n#WEBHOOK_RATE_LIMIT_WINDOW=60000"));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! All metrics in one table: kind, labels and help of each.
 //!
-//! [`describe`](super::describe) registers their help texts from it, and
-//! `docs/reference/metrics.md` is generated from it.
+//! The recorder takes their help texts from it, and `docs/reference/metrics.md` is generated from
+//! it.
 //!
 //! # Guarantees
 //!

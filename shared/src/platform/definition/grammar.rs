@@ -115,7 +115,7 @@ pub const HANDSHAKE_KINDS: &[&str] = &["twitch", "zoom", "echo", "websub", "meta
 
 /// Keys of `[platforms.NAME.handshake]`, by `kind`.
 pub const HANDSHAKE_KEYS: &[DefinitionKey] = &[
-    key("kind", "`twitch`, `zoom`, `echo`, `websub` or `meta`", "required"),
+    key("kind", "one of the kinds", "required"),
     key("topics", "URLs whose subscription is confirmed", "required").of(&["websub"]),
     key("verify_token", "`env:NAME` or `file:path`; cannot be registered", "required")
         .of(&["meta"]),
