@@ -8,8 +8,10 @@
 //!   platform definitions load (`documentation_examples_parse`).
 //! - Commands marked ```` ```bash run ```` succeed in their order, page by page
 //!   (`documentation_commands_succeed`).
+//! - Generated parts of pages agree with the code (`generated_reference_is_current`).
 
 mod commands;
 mod examples;
+mod generated;
 mod links;
 mod page;

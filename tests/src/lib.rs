@@ -29,6 +29,7 @@ pub mod postgres;
 pub mod process;
 pub mod prometheus;
 pub mod redis;
+pub mod reference;
 pub mod sender;
 pub mod server_process;
 pub mod sign;
