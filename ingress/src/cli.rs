@@ -52,11 +52,17 @@ fn after_help() -> String {
     format!("{environment}\n\n{BUNDLED_PLATFORMS}\n\n{ROUTES}\n\n{EXAMPLE}")
 }
 
-/// Receives webhooks: verifies, rate-limits and deduplicates them, and queues each one once in Redis
+/// Receives webhooks: verifies, rate-limits and deduplicates them, queues each one once in Redis
 ///
 /// Without a command it receives webhooks until it is stopped.
 #[derive(Debug, Parser)]
-#[command(name = "ingress", version, about, after_help = after_help(), disable_help_subcommand = true)]
+#[command(
+    name = "ingress",
+    version,
+    about,
+    after_help = after_help(),
+    disable_help_subcommand = true
+)]
 pub struct Args {
     /// Command to run instead of receiving.
     #[command(subcommand)]

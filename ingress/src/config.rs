@@ -1,6 +1,9 @@
-//! What ingress is told by its environment.
+//! Reads the configuration of ingress from environment variables.
 //!
-//! Guarantee: a [`Config`] exists only when everything in it can be used; otherwise all problems are named at once.
+//! # Guarantees
+//!
+//! - A [`Config`] is complete and usable. Otherwise all problems are reported at once
+//!   (`config_problems_are_reported_at_once`).
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -19,55 +22,54 @@ use shared::platform::registry::Registry;
 use shared::queue::ReplicaAck;
 use shared::signature::{Keys, Secret};
 
-/// Largest body that may be configured, in bytes: the length of a field in Redis has bounds too.
+/// Greatest value of `MAX_BODY_BYTES`.
 pub(crate) const MAX_BODY_LIMIT: usize = variables::LARGEST_BODY as usize;
-/// `MAX_BODY_BYTES` where nothing is said.
+/// Default of `MAX_BODY_BYTES`.
 pub(crate) const DEFAULT_MAX_BODY: usize = variables::DEFAULT_BODY as usize;
 
-/// Everything that ingress is told.
+/// Configuration of ingress.
 #[derive(Debug)]
 pub struct Config {
-    /// What it has in common with workers.
+    /// Settings shared with workers.
     pub common: CommonConfig,
-    /// `REDIS_WAIT_REPLICAS` and `REDIS_WAIT_TIMEOUT_MS`: what must have an event before it is accepted; `None`: one Redis.
+    /// `REDIS_WAIT_REPLICAS` and `REDIS_WAIT_TIMEOUT_MS`. `None` waits for no replica.
     pub confirmation: Option<ReplicaAck>,
     /// `INGRESS_BIND`.
     pub bind: SocketAddr,
     /// `INGRESS_WORKERS`: HTTP threads.
     pub workers: usize,
-    /// `MAX_BODY_BYTES` of one request.
+    /// `MAX_BODY_BYTES`, of one request.
     pub max_body: usize,
     /// `BODY_TIMEOUT_MS`, from the end of a request's head to the end of its body.
     pub body_timeout: Duration,
-    /// `MAX_IN_FLIGHT_BYTES` of the bodies of all requests that are not answered yet.
+    /// `MAX_IN_FLIGHT_BYTES`, of the bodies of all open requests.
     pub max_in_flight: usize,
-    /// `MAX_CONNECTIONS` that are open at the same time.
+    /// `MAX_CONNECTIONS`, open at the same time.
     pub max_connections: usize,
-    /// `KEEP_ALIVE_MS`: how long a connection stays open without a request.
+    /// `KEEP_ALIVE_MS`: time that a connection stays open without a request.
     pub keep_alive: Duration,
     /// `DEDUP_TTL_HOURS`.
     pub dedup_ttl: Duration,
     /// `MAX_BACKLOG`: entries of one platform's stream.
     pub max_backlog: u64,
-    /// `DLQ_MAX_LEN`: dead letters of one platform beyond which requests that would become some are
-    /// refused.
+    /// `DLQ_MAX_LEN`: dead letters of one platform. Beyond it, unusable requests are refused.
     pub max_dead_letters: u64,
-    /// `MAX_WAITERS`: requests that may wait for what becomes of their event at the same time; 0: none.
+    /// `MAX_WAITERS`: requests that may wait for a result at the same time. 0 turns waiting off.
     pub max_waiters: usize,
-    /// `STATS_PUBLIC`: the routes of statistics ask for no token.
+    /// `STATS_PUBLIC`: the statistics routes need no token.
     pub stats_public: bool,
-    /// All platforms.
+    /// All configured platforms.
     pub registry: Registry,
-    /// What they are verified with.
+    /// Keys that verify the requests of each platform.
     pub keys: HashMap<PlatformName, Keys>,
-    /// Tokens of the handshakes of kind `meta`.
+    /// Tokens of `meta` handshakes.
     pub verify_tokens: HashMap<PlatformName, Secret>,
-    /// Where processed events go; workers deliver them.
+    /// Destinations of processed events. Workers deliver to them.
     pub outbound: OutboundConfig,
 }
 
 impl Config {
-    /// Reads everything.
+    /// Reads and checks the environment.
     ///
     /// # Errors
     /// All problems, by the names of variables and of keys in `PLATFORMS_FILE`, never by value.
@@ -114,13 +116,13 @@ impl Config {
         })
     }
 
-    /// Whether `DURABILITY` is `strict`.
+    /// Returns true if `DURABILITY` is `strict`.
     pub(crate) fn is_strict(&self) -> bool {
         self.common.durability == DurabilityMode::Strict
     }
 }
 
-/// What replicas are asked for, if they are.
+/// Reads `REDIS_WAIT_REPLICAS` and `REDIS_WAIT_TIMEOUT_MS`.
 fn confirmation(env: &Env) -> Option<ReplicaAck> {
     let timeout = env.span(&REDIS_WAIT_TIMEOUT_MS);
     let replicas: u32 = env.number(&REDIS_WAIT_REPLICAS);

@@ -138,19 +138,12 @@ fn value(rng: &mut FuzzRng, depth: usize) -> String {
 fn number(rng: &mut FuzzRng) -> String {
     let sign = if rng.below(2) == 0 { "-" } else { "" };
     let digits = |rng: &mut FuzzRng, most: usize| {
-        (0..1 + rng.below(most))
-            .map(|_| char::from(b'0' + rng.below(10) as u8))
-            .collect::<String>()
+        (0..1 + rng.below(most)).map(|_| char::from(b'0' + rng.below(10) as u8)).collect::<String>()
     };
     match rng.below(5) {
         0 => format!("{sign}{}", rng.next() % 9_007_199_254_740_992),
         1 => format!("{sign}{}.{}", rng.below(1000), digits(rng, 20)),
-        2 => format!(
-            "{sign}{}.{}e{}",
-            rng.below(10),
-            digits(rng, 18),
-            rng.below(620) as i64 - 320
-        ),
+        2 => format!("{sign}{}.{}e{}", rng.below(10), digits(rng, 18), rng.below(620) as i64 - 320),
         3 => format!("{sign}{}E+{}", rng.below(10), rng.below(30)),
         _ => format!("{sign}0.{}{}", "0".repeat(rng.below(12)), digits(rng, 6)),
     }

@@ -1,4 +1,4 @@
-//! A worker's configuration: environment variables, all problems at once.
+//! Reads the configuration of a worker from environment variables.
 
 use std::time::Duration;
 
@@ -19,26 +19,26 @@ use crate::retention::Retention;
 /// Longest `WORKER_NAME`, in bytes.
 const MAX_NAME_BYTES: usize = 100;
 
-/// Everything a worker is told from outside.
+/// Configuration of a worker.
 #[derive(Clone, Debug)]
 pub struct WorkerConfig {
-    /// What ingress has too.
+    /// Settings shared with ingress.
     pub common: CommonConfig,
     /// `DATABASE_URL`.
     pub database_url: SecretString,
-    /// `WORKER_NAME`, else the host's name; a slot number is added.
+    /// `WORKER_NAME`, or the host name. A slot number is added.
     pub name: String,
     /// `MAX_ATTEMPTS`, `RETRY_BASE_MS`, `RETRY_MAX_MS`, `MISSING_SESSION_WAIT_MS`.
     pub policy: RetryPolicy,
-    /// `CLAIM_IDLE_MS`: an entry that its holder has not renewed for so long is taken over.
+    /// `CLAIM_IDLE_MS`: idle time after which another worker claims an entry.
     pub claim_idle: Duration,
     /// `DLQ_MAX_LEN`: dead letters kept per platform.
     pub dlq_max_len: u64,
-    /// `WEBHOOK_URLS` and its companions, `[destinations]` in `PLATFORMS_FILE`.
+    /// Destinations of the `WEBHOOK_…` variables and of `PLATFORMS_FILE`.
     pub outbound: OutboundConfig,
     /// `EVENTS_RETENTION_DAYS`, `DLQ_RETENTION_DAYS`, `DLQ_ARCHIVE_DIR`.
     pub retention: Retention,
-    /// `--adopt-database`: make the database at hand the one that this Redis belongs to.
+    /// `--adopt-database`: bind this database to this Redis in place of the former one.
     pub adopt_database: bool,
 }
 
@@ -64,7 +64,8 @@ impl WorkerConfig {
                 backoff: Backoff::new(base, max),
                 missing_session_wait: env.span(&MISSING_SESSION_WAIT_MS),
             },
-            // Holders renew three times in this span, so less would take work from those who are at it.
+            // Workers extend their claims three times in this span. A shorter span would claim
+            // entries of workers that are still processing them.
             claim_idle: env.span(&CLAIM_IDLE_MS),
             dlq_max_len: env.number(&DLQ_MAX_LEN),
             outbound,

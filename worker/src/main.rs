@@ -15,10 +15,10 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Applies queued webhooks to the session database
 ///
-/// A worker reads accepted events from Redis as a member of the consumer group `webhook-processors`. It
-/// applies each event exactly once to the session database, retries what can succeed later, and
-/// dead-letters what cannot (see dlq-tool). Run as many workers as you like; with SQLite all of them on
-/// one machine.
+/// A worker reads accepted events from Redis as a member of the consumer group
+/// `webhook-processors`. It applies each event exactly once to the session database, retries what
+/// can succeed later, and dead-letters what cannot (see dlq-tool). Run as many workers as you like;
+/// with SQLite all of them on one machine.
 #[derive(Parser)]
 #[command(
     version,
@@ -29,8 +29,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 struct Args {
     /// Binds this session database to this Redis in place of the former one, and starts
     ///
-    /// Use it only if this database is meant to replace the former one. Events that took effect there
-    /// would take effect again here.
+    /// Use it only if this database is meant to replace the former one. Events that took effect
+    /// there would take effect again here.
     #[arg(long)]
     adopt_database: bool,
     /// Command to run instead of working.

@@ -31,8 +31,8 @@ impl Env {
         self.address(variable.name, default.unwrap_or(([0, 0, 0, 0], 0).into()))
     }
 
-    /// Word in `variable` as a `T`, whose default is the one in the table. `T`'s error must not quote
-    /// the text.
+    /// Word in `variable` as a `T`, whose default is the one in the table. The error of `T` must not
+    /// quote the text.
     pub fn choice<T>(&self, variable: &Variable) -> T
     where
         T: FromStr<Err: Display> + Default,
@@ -52,8 +52,8 @@ impl Env {
         self.number_or(variable, default.unwrap_or_default())
     }
 
-    /// Number in `variable`, or `default` in place of the table's. `T` holds every number within the
-    /// bounds.
+    /// Number in `variable`, or `default` in place of the table's. `T` holds every number within
+    /// the bounds.
     pub fn number_or<T>(&self, variable: &Variable, default: u64) -> T
     where
         T: TryFrom<u64> + Default,

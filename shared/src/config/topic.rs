@@ -70,8 +70,8 @@ impl Topic {
     pub const fn introduction(self) -> &'static str {
         match self {
             Self::Destinations => {
-                "Ingress and workers read these variables. Set them alike. A `[destinations]` table \
-                 in `PLATFORMS_FILE` overrides them for one destination."
+                "Ingress and workers read these variables. Set them alike. A `[destinations]` \
+                 table in `PLATFORMS_FILE` overrides them for one destination."
             }
             Self::Traces => {
                 "Traces are off until an endpoint is set. The variables are those of OpenTelemetry."

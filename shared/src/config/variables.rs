@@ -108,7 +108,7 @@ pub struct Variable {
     pub values: Values,
     /// Meaning, for `--help` and the docs: a phrase without a full stop.
     pub summary: &'static str,
-    /// What else an operator has to know, for the docs: sentences, or nothing.
+    /// Further sentences for the docs, or nothing.
     pub details: &'static str,
 }
 

@@ -63,7 +63,8 @@ fn main() -> ExitCode {
 
 /// Runs one function; callgrind counts it.
 fn run_one(name: &str) -> Result<(), Box<dyn Error>> {
-    let (_, prepare) = SUBJECTS.iter().find(|(known, _)| *known == name).ok_or("no such function")?;
+    let (_, prepare) =
+        SUBJECTS.iter().find(|(known, _)| *known == name).ok_or("no such function")?;
     let mut work = prepare()?;
     (0..EVENTS).for_each(&mut work);
     callgrind::counted(EVENTS, &mut work);

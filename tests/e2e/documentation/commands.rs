@@ -10,8 +10,8 @@ use tests::stack::Stack;
 
 use super::page::{self, CodeBlock, Page};
 
-/// Stands in front of the real curl: an error status fails the command, as it would fail the reader.
-/// A lookup is repeated until a worker has written what it asks for.
+/// Wrapper of the real curl. An error status fails the command, as it would fail the reader. A
+/// lookup is repeated until a worker has written the row.
 const CURL: &str = r#"#!/bin/sh
 PATH=$REAL_PATH exec curl --fail-with-body --silent --show-error \
   --retry 20 --retry-delay 1 --retry-all-errors "$@"
@@ -68,8 +68,8 @@ async fn succeed(page: &Page) {
     assert_eq!(finished.code, Some(0), "{}:\n{script}\n{finished:?}", page.path.display());
 }
 
-/// Platforms that the commands of `page` write into a file of their own. The page tells its reader to
-/// start ingress with that file; here the processes are started before the commands run.
+/// Returns the platforms that the commands of `page` write into a file. The page tells its reader
+/// to start ingress with that file. Here the processes start before the commands run.
 fn platforms(page: &Page) -> String {
     let document = page.blocks.iter().filter(|block| is_run(block)).find_map(|block| {
         let (_, rest) = block.text.split_once("cat > platforms.toml <<'END'\n")?;

@@ -196,12 +196,10 @@ async fn settled_event_is_published_once_to_its_waiter() {
         assert_eq!((told.platform.as_str(), told.event_id.as_str()), ("mux", id));
         let ReplyOutcome::Processed(results) = told.outcome else { panic!("{id}") };
         assert_eq!(results.get(), format!("{{\"event_id\":\"{id}\"}}"));
-        assert!(
-            matches!(
-                fixture.stored_outcome(id).await,
-                Some(ReplyOutcome::Processed(stored)) if stored.get() == results.get()
-            )
-        );
+        assert!(matches!(
+            fixture.stored_outcome(id).await,
+            Some(ReplyOutcome::Processed(stored)) if stored.get() == results.get()
+        ));
         let left: i64 = fixture.redis(&["TTL", &fixture.keys.result(id)]).await;
         assert!((1..=60).contains(&left), "{left}");
     }

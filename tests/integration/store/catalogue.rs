@@ -22,9 +22,7 @@ async fn content(fixture: &StoreFixture, id: &str) -> Value {
 
 async fn recording_needs_no_session_and_is_linked_to_an_existing_one(fixture: StoreFixture) {
     let created = "video.asset.created";
-    let asset = |id: &str, room: Value| {
-        json!({"data": {"id": id, "live_stream_id": "s", "passthrough": room}})
-    };
+    let asset = |id: &str, room: Value| json!({"data": {"id": id, "live_stream_id": "s", "passthrough": room}});
     let alone = done(fixture.one("mux", event("e1", created, 0, asset("t1", Value::Null))).await);
     assert_eq!((alone.action, alone.room_id), (EventAction::Recorded, None));
     assert_eq!(fixture.database.count("sessions").await, 0);

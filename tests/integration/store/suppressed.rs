@@ -284,7 +284,9 @@ async fn rows_hidden_from_updates_alone_are_rejections() {
     ];
     let (url, role) = role_under_row_security(&fixture).await;
     for (table, mut input) in cases {
-        done(fixture.one("studio", event(&input.id, input.kind, input.at, input.body.clone())).await);
+        done(
+            fixture.one("studio", event(&input.id, input.kind, input.at, input.body.clone())).await,
+        );
         for statement in [
             format!("ALTER TABLE {table} ENABLE ROW LEVEL SECURITY"),
             format!("CREATE POLICY read ON {table} FOR SELECT USING (true)"),
