@@ -2,7 +2,7 @@
 
 use clap::{Parser, Subcommand};
 use shared::config::environment_help;
-use shared::config::variables::Program;
+use shared::config::variables::Binary;
 
 use crate::check::CheckPlatform;
 use crate::send_test::SendTest;
@@ -48,7 +48,7 @@ Try it:
 Exit status: 0 stopped in order, 1 failed, 2 usage or configuration (all problems are listed)";
 
 fn after_help() -> String {
-    let environment = environment_help(Program::Ingress);
+    let environment = environment_help(Binary::Ingress);
     format!("{environment}\n\n{BUNDLED_PLATFORMS}\n\n{ROUTES}\n\n{EXAMPLE}")
 }
 

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use shared::config::variables::{Program, WORKER_OPS_BIND};
+use shared::config::variables::{Binary, WORKER_OPS_BIND};
 use shared::config::{EXIT_CONFIG, Env, environment_help, report};
 use shared::platform::registry::Registry;
 use shared::{health_check, shutdown, telemetry};
@@ -58,7 +58,7 @@ Routes at OPS_BIND:
 Exit status: 0 stopped in order, 1 failed, 2 usage or configuration (all problems are listed)";
 
 fn after_help() -> String {
-    format!("{}\n\n{ROUTES}", environment_help(Program::Worker))
+    format!("{}\n\n{ROUTES}", environment_help(Binary::Worker))
 }
 
 fn main() -> ExitCode {

@@ -1,6 +1,6 @@
 //! Text about environment variables: for `--help`, for the reference page and for an `.env` file.
 
-use super::variables::{ALL, Program, Values, Variable};
+use super::variables::{ALL, Binary, Values, Variable};
 use super::{TimeUnit, Topic};
 
 /// Columns of a terminal that `--help` is made for.
@@ -10,7 +10,7 @@ const SUMMARY_COLUMN: usize = 30;
 
 /// The environment section of `--help` of `program`, without a final line break.
 #[must_use]
-pub fn environment_help(program: Program) -> String {
+pub fn environment_help(program: Binary) -> String {
     let mut text = String::from(
         "Environment (NAME_FILE names a file that holds the value of NAME instead):\n",
     );
@@ -29,7 +29,7 @@ pub fn environment_help(program: Program) -> String {
 }
 
 /// Variables that `program` reads and that stand under `topic`.
-fn of(program: Program, topic: Topic) -> impl Iterator<Item = &'static Variable> {
+fn of(program: Binary, topic: Topic) -> impl Iterator<Item = &'static Variable> {
     ALL.iter().filter(move |one| one.topic == topic && one.programs.contains(&program))
 }
 
@@ -192,7 +192,7 @@ pub fn env_file() -> String {
     for topic in Topic::ALL {
         text.push_str(&format!("\n# {}\n", topic.title()));
         for variable in ALL.iter().filter(|one| one.topic == *topic) {
-            let servers = [Program::Ingress, Program::Worker];
+            let servers = [Binary::Ingress, Binary::Worker];
             // Two programs on one host cannot listen at the same address.
             if variable.name == "OPS_BIND"
                 || !servers.iter().any(|one| variable.programs.contains(one))
@@ -224,7 +224,7 @@ mod tests {
 
     #[test]
     fn help_fits_into_100_columns() {
-        for program in [Program::Ingress, Program::Worker, Program::DlqTool] {
+        for program in [Binary::Ingress, Binary::Worker, Binary::DlqTool] {
             let help = environment_help(program);
             let long: Vec<&str> =
                 help.lines().filter(|line| line.chars().count() > WIDTH).collect();
@@ -234,10 +234,10 @@ mod tests {
 
     #[test]
     fn help_lists_the_variables_of_the_program_only() {
-        let help = environment_help(Program::DlqTool);
+        let help = environment_help(Binary::DlqTool);
         assert!(help.contains("    MAX_BACKLOG               entries in the stream"), "{help}");
         assert!(!help.contains("DATABASE_URL"), "{help}");
-        assert!(environment_help(Program::Worker).contains("[default: 0.0.0.0:9101]"));
+        assert!(environment_help(Binary::Worker).contains("[default: 0.0.0.0:9101]"));
     }
 
     #[test]
@@ -263,7 +263,7 @@ mod tests {
 
     #[test]
     fn unit_is_shown_if_the_name_lacks_it() {
-        let help = environment_help(Program::Worker);
+        let help = environment_help(Binary::Worker);
         assert!(help.contains("attempt [default: 10000 ms]"), "{help}");
         assert!(help.contains("[default: 1000]"), "{help}");
         let file = env_file();

@@ -21,7 +21,7 @@ use super::Topic::{
 
 /// Program that reads a variable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Program {
+pub enum Binary {
     /// `ingress`.
     Ingress,
     /// `worker`.
@@ -30,7 +30,7 @@ pub enum Program {
     DlqTool,
 }
 
-impl Program {
+impl Binary {
     /// Name of the binary.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -103,7 +103,7 @@ pub struct Variable {
     /// Heading that it is documented under.
     pub topic: super::Topic,
     /// Programs that read it.
-    pub programs: &'static [Program],
+    pub programs: &'static [Binary],
     /// Values and default.
     pub values: Values,
     /// Meaning, for `--help` and the docs: a phrase without a full stop.
@@ -112,15 +112,15 @@ pub struct Variable {
     pub details: &'static str,
 }
 
-const ALL_PROGRAMS: &[Program] = &[Program::Ingress, Program::Worker, Program::DlqTool];
-const SERVERS: &[Program] = &[Program::Ingress, Program::Worker];
-const INGRESS: &[Program] = &[Program::Ingress];
-const WORKER: &[Program] = &[Program::Worker];
+const ALL_PROGRAMS: &[Binary] = &[Binary::Ingress, Binary::Worker, Binary::DlqTool];
+const SERVERS: &[Binary] = &[Binary::Ingress, Binary::Worker];
+const INGRESS: &[Binary] = &[Binary::Ingress];
+const WORKER: &[Binary] = &[Binary::Worker];
 
 const fn variable(
     name: &'static str,
     topic: super::Topic,
-    programs: &'static [Program],
+    programs: &'static [Binary],
     values: Values,
     summary: &'static str,
 ) -> Variable {
@@ -314,7 +314,7 @@ pub const MAX_IN_FLIGHT_BYTES: Variable = variable(
 pub const MAX_BACKLOG: Variable = variable(
     "MAX_BACKLOG",
     Limits,
-    &[Program::Ingress, Program::DlqTool],
+    &[Binary::Ingress, Binary::DlqTool],
     number(1_000_000, 1, 1_000_000_000),
     "entries in the stream of a platform; then ingress answers 503",
 )
@@ -659,7 +659,7 @@ pub const SSL_CERT_DIR: Variable =
 pub const NO_COLOR: Variable = variable(
     "NO_COLOR",
     General,
-    &[Program::DlqTool],
+    &[Binary::DlqTool],
     NOTHING,
     "any value: plain text on a terminal",
 );

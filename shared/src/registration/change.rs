@@ -61,7 +61,7 @@ pub enum RegistrationError {
 }
 
 /// Changes that follow from a snapshot, or the reason why there are none.
-type Decision = Result<Vec<RegistrationChange>, RegistrationError>;
+type RegistrationDecision = Result<Vec<RegistrationChange>, RegistrationError>;
 
 impl RegistrationStore {
     /// Registers or updates a platform. The definition is replaced as a whole, and old secrets stay
@@ -177,7 +177,7 @@ impl RegistrationStore {
     /// nothing.
     async fn change(
         &self,
-        mut decide: impl FnMut(&Snapshot, Millis) -> Decision,
+        mut decide: impl FnMut(&Snapshot, Millis) -> RegistrationDecision,
     ) -> Result<Arc<Snapshot>, RegistrationError> {
         for _ in 0..MAX_CHANGE_ATTEMPTS {
             let snapshot = self.refresh().await?;
