@@ -309,7 +309,7 @@ async fn sqlite_file_missing_at_start_is_refused_untouched() {
         }
         let before = listing(&file);
         let log = run_refused_worker(&stack).await;
-        assert!(log.contains("Redis holds events of the missing database"), "{log}");
+        assert!(log.contains("it holds events of the missing database"), "{log}");
         assert_eq!(listing(&file), before);
 
         for suffix in ["-wal", "-shm"] {

@@ -63,10 +63,8 @@ fn document() -> OpenApi {
         .license(Some(
             LicenseBuilder::new().name("Apache-2.0").identifier(Some("Apache-2.0")).build(),
         ));
-    let ingress = ServerBuilder::new()
-        .url("/")
-        .description(Some("ingress, which serves this document"))
-        .build();
+    let ingress =
+        ServerBuilder::new().url("/").description(Some("ingress: serves this document")).build();
     OpenApiBuilder::new()
         .info(info)
         .servers(Some([ingress]))

@@ -48,6 +48,7 @@ async fn succeed(page: &Page) {
     let stack = Stack::builder()
         .platforms(&platforms(page))
         .ingress_env("MILLICAST_SECRET", MILLICAST_SECRET)
+        .env("SECRETS_KEY", "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=")
         .start()
         .await;
     let real_path = std::env::var("PATH").expect("PATH");

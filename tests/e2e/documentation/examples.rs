@@ -65,5 +65,8 @@ fn check_toml(text: &str) -> Result<(), String> {
     let folder = process::folder();
     let path = folder.path().join("platforms.toml");
     std::fs::write(&path, text).map_err(|error| error.to_string())?;
-    Registry::load(Some(&path)).map(drop).map_err(|problems| format!("{problems:?}"))
+    let mut problems = Registry::load(Some(&path)).map(drop).err().unwrap_or_default();
+    // An example may show a part of a definition only. Its secrets are part of every definition.
+    problems.retain(|problem| !problem.name.ends_with(".secrets"));
+    if problems.is_empty() { Ok(()) } else { Err(format!("{problems:?}")) }
 }

@@ -301,7 +301,7 @@ pub(super) async fn run(sender: Arc<DestinationSender>, reader: StreamReader, gr
     };
     if late {
         tracing::warn!(destination = %sender.destination.name,
-            "the grace period is over; interrupting deliveries, which other workers repeat");
+            "deliveries did not end in time; interrupting them, other workers will repeat them");
         deliveries.shutdown().await;
     }
     stop_side_tasks.cancel();
