@@ -48,6 +48,7 @@ async fn succeed(page: &Page) {
     let stack = Stack::builder()
         .platforms(&platforms(page))
         .ingress_env("MILLICAST_SECRET", MILLICAST_SECRET)
+        .ingress_env("NETFLIX_WEBHOOK_SECRET", "s3cret")
         .env("SECRETS_KEY", "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=")
         .start()
         .await;
