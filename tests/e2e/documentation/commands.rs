@@ -13,7 +13,7 @@ use super::page::{self, CodeBlock, Page};
 /// Wrapper of the real curl. An error status fails the command, as it would fail the reader. A
 /// lookup is repeated until a worker has written the row.
 const CURL: &str = r#"#!/bin/sh
-PATH=$REAL_PATH exec curl --fail-with-body --silent --show-error \
+PATH=$REAL_PATH exec curl --fail --silent --show-error \
   --retry 20 --retry-delay 1 --retry-all-errors "$@"
 "#;
 
