@@ -386,7 +386,11 @@ pub const MAX_ATTEMPTS: Variable = variable(
     Processing,
     WORKER,
     number(5, 1, 100),
-    "attempts to apply an event in all; then it is dead-lettered",
+    "executions of an event that the database rejects; then it is dead-lettered",
+)
+.details(
+    "All executions of the event count, but `MISSING_SESSION_WAIT_MS` alone bounds the wait for a \
+     missing session.",
 );
 /// `RETRY_BASE_MS`.
 pub const RETRY_BASE_MS: Variable = variable(
