@@ -101,5 +101,10 @@ pub const ANSWER_CODES: &[AnswerCode] = &[
         &[405],
         "The route has other methods, which the header `Allow` lists.",
     ),
-    code("E_INTERNAL", &[500], "A fault of this program."),
+    code(
+        "E_INTERNAL",
+        &[500],
+        "A fault of this program. At a worker's lookups: Redis or the database does not answer, or \
+         the worker is still starting.",
+    ),
 ];
