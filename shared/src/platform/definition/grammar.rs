@@ -68,9 +68,9 @@ const MACS: &[&str] = &["hmac", "pairs"];
 
 /// Keys of `[platforms.NAME.signature]`, by `scheme`.
 pub const SIGNATURE_KEYS: &[DefinitionKey] = &[
-    key("scheme", "one of the schemes", "required"),
+    key("scheme", "one of the schemes", "`hmac`, from `generic`"),
     key("header", "names, at most 8; the first present counts", "see below"),
-    key("prefix", "text before the signature", "").of(HMAC),
+    key("prefix", "text before the signature", "`sha256=`, from `generic`").of(HMAC),
     key("hash", "`sha1`, `sha256` or `sha512`", "`sha256`").of(MACS),
     key("encoding", "`hex` or `base64`", "`hex`").of(MACS),
     key("secret_encoding", "`utf8`, `base64` or `hex`", "`utf8`").of(MACS),
@@ -91,22 +91,26 @@ pub const SIGNATURE_KEYS: &[DefinitionKey] = &[
 /// Keys of `[platforms.NAME.event]`.
 pub const EVENT_KEYS: &[DefinitionKey] = &[
     key("id", "places of the event id; a header must be covered by the signature", ""),
-    key("type", "places of the event type", "required"),
-    key("time", "places of the event's time", ""),
+    key("type", "places of the event type", "`/event_type`, from `generic`"),
+    key("time", "places of the event's time", "`/timestamp`, from `generic`"),
     key("time_zone", "offset of times that name none, such as `\"+02:00\"`", "`\"UTC\"`"),
     key("session", "places of the room id", ""),
     key("live_stream_id", "places of the live stream id", ""),
-    key("platform", "a place that must hold the platform's name, an alias, null or nothing", ""),
+    key(
+        "platform",
+        "place; must hold the name, an alias, null or nothing",
+        "`/platform`, from `generic`",
+    ),
     key("delivery_id", "places of an id that is kept with the event and decides nothing", ""),
     key("unsigned", "`[\"type\"]`: the type may come from an uncovered header", ""),
-    key("ignore", "places that are left out of the content hash", ""),
+    key("ignore", "places that are left out of the content hash", "`/signature`, from `generic`"),
     key(
         "repeatable",
         "`true`: identical bodies without id and time are separate events",
         "`false`",
     ),
     key("batch", "place of a list of events; `\"\"`: the body is the list", ""),
-    key("schema", "JSON Schema of every body", ""),
+    key("schema", "JSON Schema of every body", "that of `generic`"),
     key("schemas", "`{ type = JSON Schema }`", ""),
 ];
 
