@@ -157,11 +157,9 @@ fn identify_event(
     let EventSource { body, document, element, replaced } = part;
     let event_type = event_type(platform, verified, document, element)?;
     check_platform(platform, document, element)?;
-    platform.schemas.check(&event_type, document.root().raw().as_bytes()).map_err(|error| {
-        match element {
-            Some(element) => element.in_request_error(error),
-            None => error,
-        }
+    platform.schemas.check(&event_type, document.root().raw()).map_err(|error| match element {
+        Some(element) => element.in_request_error(error),
+        None => error,
     })?;
 
     let spec = &platform.event;

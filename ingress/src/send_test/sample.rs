@@ -52,8 +52,9 @@ impl SampleEvent<'_> {
     }
 
     fn checked(&self, kind: &str, body: &Value) -> Result<Bytes, SampleError> {
-        let text = Bytes::from(body.to_string());
-        self.platform.schemas.check(kind, &text).map(|()| text).map_err(SampleError)
+        let text = body.to_string();
+        self.platform.schemas.check(kind, &text).map_err(SampleError)?;
+        Ok(Bytes::from(text))
     }
 
     /// Returns a type that is only logged, if there is one.

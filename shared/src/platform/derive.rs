@@ -67,7 +67,7 @@ pub fn derive(
             return Err(EditError::Platform(pointer.to_string()));
         }
     }
-    platform.schemas.check(&event_type, text.as_bytes())?;
+    platform.schemas.check(&event_type, &text)?;
     let nodes = platform.event.time.iter().filter_map(|locator| body_value(locator, &document));
     let occurred_at = if came_from_header(&platform.event.time, &document) {
         before.occurred_at

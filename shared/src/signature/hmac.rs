@@ -20,7 +20,8 @@ pub(super) fn verify<'a>(
     body: &[u8],
     now: Millis,
 ) -> Result<CoveredHeaders<'a>, VerifyError> {
-    let candidates = candidates(spec, headers)?;
+    let mut candidates = Candidates::default();
+    read_candidates(spec, headers, &mut candidates)?;
 
     let header = |name: Option<&str>, what| {
         name.map_or(Ok(None), |name| single_header(headers, name, what).map(Some))
@@ -48,9 +49,14 @@ pub(super) fn verify<'a>(
     Ok(covered(spec))
 }
 
-/// Reads the signatures of the request, at least one.
-fn candidates(spec: &HmacSpec, headers: &dyn Headers) -> Result<Candidates, VerifyError> {
-    let (mut found, mut prefixed) = (Candidates::default(), false);
+/// Reads the signatures of the request into `found`, at least one. Their buffer is not returned,
+/// because moving it costs as much as reading a signature's prefix.
+fn read_candidates(
+    spec: &HmacSpec,
+    headers: &dyn Headers,
+    found: &mut Candidates,
+) -> Result<(), VerifyError> {
+    let mut prefixed = false;
     let mut add = |element: &[u8]| {
         let text = after_prefix(element, spec.prefix.as_bytes());
         prefixed |= text.is_some();
@@ -64,7 +70,7 @@ fn candidates(spec: &HmacSpec, headers: &dyn Headers) -> Result<Candidates, Veri
         }
     })?;
     match found.is_empty() {
-        false => Ok(found),
+        false => Ok(()),
         true if prefixed => Err(VerifyError::Malformed("signature")),
         true => Err(VerifyError::Malformed("signature prefix")),
     }

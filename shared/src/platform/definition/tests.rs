@@ -265,7 +265,7 @@ fn documented_definition_loads() {
     .unwrap_or_else(|problems| panic!("{problems:#?}"));
     let acme = registry.get("acme-live").unwrap();
     assert_eq!(
-        acme.schemas.check("stream.up", br#"{"kind": "stream.up"}"#),
+        acme.schemas.check("stream.up", r#"{"kind": "stream.up"}"#),
         Ok(()),
         "the schema of generic is not inherited"
     );
@@ -344,7 +344,7 @@ fn scheme_accepts_every_known_name() {
 #[test]
 fn generic_schema_is_kept_unless_the_type_pointer_changes() {
     let like = acme("[platforms.acme.event]\nschema = {required = ['extra']}");
-    assert!(like.schemas.check("t", br#"{"event_type": "t", "payload": 1, "extra": 1}"#).is_err());
+    assert!(like.schemas.check("t", r#"{"event_type": "t", "payload": 1, "extra": 1}"#).is_err());
     assert_eq!(like.event.platform, [pointer("/platform")]);
     let other = acme("[platforms.acme.event]\ntype = '/kind'");
     assert!(other.schemas.is_empty() && other.event.platform.is_empty());
@@ -358,11 +358,11 @@ fn schemas_apply_to_all_types_and_by_type() {
          schemas = {'a.b' = {additionalProperties = false, \
          properties = {kind = true, n = {maximum = 1.5}}}}",
     );
-    assert!(acme.schemas.check("x", b"{}").is_err());
-    assert!(acme.schemas.check("x", br#"{"kind": "x", "more": 1}"#).is_ok());
-    assert!(acme.schemas.check("a.b", br#"{"kind": "x", "more": 1}"#).is_err());
-    assert!(acme.schemas.check("a.b", br#"{"kind": "x", "n": 1.6}"#).is_err());
-    assert!(acme.schemas.check("a.b", br#"{"kind": "x", "n": 1.5}"#).is_ok());
+    assert!(acme.schemas.check("x", "{}").is_err());
+    assert!(acme.schemas.check("x", r#"{"kind": "x", "more": 1}"#).is_ok());
+    assert!(acme.schemas.check("a.b", r#"{"kind": "x", "more": 1}"#).is_err());
+    assert!(acme.schemas.check("a.b", r#"{"kind": "x", "n": 1.6}"#).is_err());
+    assert!(acme.schemas.check("a.b", r#"{"kind": "x", "n": 1.5}"#).is_ok());
 }
 
 #[test]
