@@ -31,8 +31,8 @@ impl Env {
         self.address(variable.name, default.unwrap_or(([0, 0, 0, 0], 0).into()))
     }
 
-    /// Word in `variable` as a `T`, whose default is the one in the table. The error of `T` must not
-    /// quote the text.
+    /// Word in `variable` as a `T`, whose default is the one in the table. The error of `T` must
+    /// not quote the text.
     pub fn choice<T>(&self, variable: &Variable) -> T
     where
         T: FromStr<Err: Display> + Default,
