@@ -325,8 +325,7 @@ fn check_row_history(changes: &[RowState], verdict: &mut JudgeVerdict) {
         let Some(earlier) = before.insert(&change.key, &change.writers) else { continue };
         for (group, old) in earlier {
             let backwards = match change.writers.get(group) {
-                // A session is created by the oldest event that may create one.
-                Some(new) if group == "created" => new > old,
+                Some(new) if group == "created" => creation_order(new) > creation_order(old),
                 Some(new) => new < old,
                 // A newer broadcast clears the columns of an older one.
                 None => change.writers.get("broadcast").is_none_or(|began| began < old),
@@ -339,6 +338,12 @@ fn check_row_history(changes: &[RowState], verdict: &mut JudgeVerdict) {
             }
         }
     }
+}
+
+/// Order of the events that may create a session: the oldest one creates it. An event with an
+/// unreadable time, which is stored as 0, loses against each known time.
+fn creation_order(&(at, origin): &(i64, Origin)) -> (bool, i64, Origin) {
+    (at == 0, at, origin)
 }
 
 /// Compares every row with the model.

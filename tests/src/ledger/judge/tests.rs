@@ -232,6 +232,12 @@ fn judge_reports_a_temporarily_old_value() {
     };
     let judged = |states: Vec<RowState>| failed(&after(|_, observed| observed.changes = states));
     assert_eq!(judged(vec![state(&[("status", 5)]), state(&[("status", 6)])]), []);
+    // The oldest event creates a session, and an unreadable time (0) is not the oldest.
+    let created = |at| state(&[("created", at)]);
+    assert_eq!(judged(vec![created(5), created(4)]), []);
+    assert_eq!(judged(vec![created(4), created(5)]), [("backwards", 1)]);
+    assert_eq!(judged(vec![created(0), created(5)]), []);
+    assert_eq!(judged(vec![created(5), created(0)]), [("backwards", 1)]);
     assert_eq!(judged(vec![state(&[("status", 5)]), state(&[("status", 4)])]), [("backwards", 1)]);
     assert_eq!(
         judged(vec![state(&[("title", 5)]), state(&[])]),
