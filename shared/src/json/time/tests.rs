@@ -401,3 +401,12 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn digits_with_leading_zeros_are_read_by_their_value() {
+    let at = |text: &str| read_text(text, UtcOffset::UTC);
+    assert_eq!(at("1770000000"), EventTime::Known(1_770_000_000_000));
+    assert_eq!(at("1770000000123"), EventTime::Known(1_770_000_000_123));
+    assert_eq!(at("0001770000000"), EventTime::Known(1_770_000_000_000));
+    assert_eq!(at("0099999999"), EventTime::Unreadable);
+}
